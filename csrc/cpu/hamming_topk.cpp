@@ -1,0 +1,44 @@
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "../checks.h"
+#include "hamming.h"
+
+namespace hashfast {
+namespace {
+
+constexpr int32_t kPaddingDistance = 2147483647;
+
+std::tuple<Tensor, Tensor> hamming_topk(const Tensor& query, const Tensor& database, int64_t k) {
+  check_codes("hamming_topk", query, database);
+  STD_TORCH_CHECK(k >= 1, "hamming_topk: k is ", k, "; it must be at least 1");
+  const Tensor query_rows = torch::stable::contiguous(query);
+  const Tensor database_rows = torch::stable::contiguous(database);
+  const Codes queries(query_rows), codes(database_rows);
+  Tensor distances = torch::stable::new_empty(query_rows, {queries.rows, k}, ScalarType::Int);
+  Tensor ids = torch::stable::new_empty(query_rows, {queries.rows, k}, ScalarType::Long);
+  int32_t* const distance_out = distances.mutable_data_ptr<int32_t>();
+  int64_t* const id_out = ids.mutable_data_ptr<int64_t>();
+  const int64_t found = std::min(k, codes.rows);
+
+  rank(
+      queries, codes,
+      [found](int64_t, const std::vector<int64_t>& counts) {
+        int64_t distance = -1;
+        for (int64_t sum = 0; sum < found;) sum += counts[++distance];
+        return distance;
+      },
+      [=](int64_t q) { return Sink{distance_out + q * k, id_out + q * k, found}; });
+  for (int64_t q = 0; q < queries.rows; ++q) {
+    std::fill(distance_out + q * k + found, distance_out + (q + 1) * k, kPaddingDistance);
+    std::fill(id_out + q * k + found, id_out + (q + 1) * k, int64_t{-1});
+  }
+  return {distances, ids};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hashfast, CPU, m) { m.impl("hamming_topk", TORCH_BOX(&hamming_topk)); }
+
+}  // namespace hashfast

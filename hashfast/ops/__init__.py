@@ -1,0 +1,20 @@
+"""The four hot paths, each in one file with its reference; `OPS` lists every operation."""
+
+from hashfast.ops._op import OPS
+from hashfast.ops.binary_wasserstein import binary_wasserstein
+from hashfast.ops.class_mmd import class_mmd
+from hashfast.ops.codes import pack, unpack
+from hashfast.ops.hamming import hamming_histogram, hamming_range, hamming_topk
+from hashfast.ops.masked_contrastive import masked_contrastive
+
+__all__ = [
+    "OPS",
+    "binary_wasserstein",
+    "class_mmd",
+    "hamming_histogram",
+    "hamming_range",
+    "hamming_topk",
+    "masked_contrastive",
+    "pack",
+    "unpack",
+]

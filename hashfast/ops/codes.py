@@ -1,0 +1,58 @@
+"""Packing sign bits into bytes and back, for NumPy and PyTorch alike."""
+
+from typing import overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_WEIGHTS = tuple(1 << (7 - i) for i in range(8))
+
+
+@overload
+def pack(values: Tensor) -> Tensor: ...
+@overload
+def pack(values: np.ndarray) -> np.ndarray: ...
+def pack(values):
+    """Pack signs into bytes: values [..., b] -> uint8 [..., ceil(b / 8)]; value > 0 gives bit 1.
+
+    The order is that of `np.packbits` (first value in the highest bit), as faiss and
+    sentence-transformers' `ubinary` use; missing bits of the last byte are 0. Accepts floating,
+    boolean and signed integer values (raw outputs, +-1, 0/1), NumPy or PyTorch on any device, and
+    returns the same kind. Raises TypeError for uint8, which is what packed codes look like.
+    """
+    if not isinstance(values, Tensor):
+        values = np.asarray(values)
+    if values.dtype in (torch.uint8, np.uint8):
+        raise TypeError(
+            "pack: values are uint8, the dtype of codes that are packed already; "
+            "for 0/1 bytes pass values.astype(bool) or values.bool()"
+        )
+    if not isinstance(values, Tensor):
+        return np.packbits(values > 0, axis=-1)
+    bits = torch.nn.functional.pad(values > 0, (0, -values.shape[-1] % 8))
+    weights = torch.tensor(_WEIGHTS, dtype=torch.uint8, device=values.device)
+    # Every sum of distinct powers of two below 256 fits a byte.
+    return (bits.unflatten(-1, (-1, 8)) * weights).sum(-1, dtype=torch.uint8)
+
+
+@overload
+def unpack(codes: Tensor, bits: int | None = None) -> Tensor: ...
+@overload
+def unpack(codes: np.ndarray, bits: int | None = None) -> np.ndarray: ...
+def unpack(codes, bits=None):
+    """Inverse of `pack`: uint8 [..., B] -> int8 [..., bits] in {-1, +1}; bits defaults to 8 B.
+
+    Raises TypeError unless codes are uint8 and ValueError when `bits` do not fit in the bytes.
+    """
+    if codes.dtype not in (torch.uint8, np.uint8):
+        raise TypeError(f"unpack: codes are {codes.dtype}; packed codes are uint8")
+    width = 8 * codes.shape[-1]
+    bits = width if bits is None else bits
+    if not width - 8 < bits <= width:
+        raise ValueError(f"unpack: {bits} bits do not fit codes of {codes.shape[-1]} bytes")
+    if not isinstance(codes, Tensor):
+        return np.unpackbits(codes, axis=-1, count=bits).astype(np.int8) * 2 - 1
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=codes.device)
+    ones = (codes.unsqueeze(-1) >> shifts) & 1
+    return ones.flatten(-2)[..., :bits].to(torch.int8) * 2 - 1

@@ -1,0 +1,234 @@
+"""Packed-code Hamming search: exact top-k, distance histogram and range, by XOR and popcount.
+
+Codes are uint8 [n, ceil(b / 8)] as `pack` makes them. Results are ordered by (distance, id), so
+they do not depend on the backend, the number of threads or how a database is cut into shards.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from hashfast.ops._op import Op
+
+PADDING_DISTANCE = 2**31 - 1
+_CHUNK_BYTES = 1 << 26
+
+
+def _distances(query: Tensor, database: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Blocks of Hamming distances int32 [rows, n], with the number of their first query."""
+    popcount = torch.tensor([i.bit_count() for i in range(256)], device=query.device)
+    rows = max(1, _CHUNK_BYTES // max(database.numel() * 8, 1))
+    for start in range(0, len(query), rows):
+        block = query[start : start + rows].unsqueeze(1) ^ database
+        yield start, popcount[block.int()].sum(-1, dtype=torch.int32)
+
+
+def _topk_reference(query: Tensor, database: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    n = len(database)
+    found = min(k, n)
+    distances = query.new_full((len(query), k), PADDING_DISTANCE, dtype=torch.int32)
+    ids = query.new_full((len(query), k), -1, dtype=torch.int64)
+    for start, block in _distances(query, database):
+        # Distance first, then id: one key orders both.
+        key = block.long() * n + torch.arange(n, device=query.device)
+        key = key.topk(found, dim=1, largest=False, sorted=True).values
+        rows = slice(start, start + len(block))
+        distances[rows, :found] = (key // max(n, 1)).int()
+        ids[rows, :found] = key % max(n, 1)
+    return distances, ids
+
+
+def _topk_fake(query, database, k):
+    shape = (query.shape[0], k)
+    return query.new_empty(shape, dtype=torch.int32), query.new_empty(shape, dtype=torch.int64)
+
+
+def _related(query_labels: Tensor, database_labels: Tensor) -> Tensor:
+    """Which pairs share a class, bool [q, n]: equal ids, or a common bit of packed multi-hot."""
+    if query_labels.dim() == 1:
+        return query_labels.unsqueeze(1) == database_labels
+    return (query_labels.unsqueeze(1) & database_labels).any(-1)
+
+
+def _histogram_reference(
+    query: Tensor,
+    database: Tensor,
+    query_labels: Tensor | None,
+    database_labels: Tensor | None,
+) -> Tensor:
+    bins = 8 * query.shape[1] + 1
+    out = torch.zeros(len(query), bins, dtype=torch.int64, device=query.device)
+    for start, block in _distances(query, database):
+        rows = slice(start, start + len(block))
+        counted = torch.ones_like(block, dtype=torch.int64)
+        if query_labels is not None and database_labels is not None:
+            counted = _related(query_labels[rows], database_labels).long()
+        out[rows].scatter_add_(1, block.long(), counted)
+    return out
+
+
+def _range_reference(
+    query: Tensor, database: Tensor, radius: int, limits: Tensor
+) -> tuple[Tensor, Tensor]:
+    parts = []
+    for _, block in _distances(query, database):
+        row, column = (block <= radius).nonzero(as_tuple=True)
+        distance = block[row, column]
+        order = distance.sort(stable=True).indices
+        order = order[row[order].sort(stable=True).indices]
+        parts.append((distance[order], column[order]))
+    if not parts:
+        return query.new_empty(0, dtype=torch.int32), query.new_empty(0, dtype=torch.int64)
+    distances, ids = (torch.cat(part) for part in zip(*parts, strict=True))
+    return distances, ids
+
+
+def _range_fake(query, database, radius, limits):
+    size = torch.library.get_ctx().new_dynamic_size()
+    return query.new_empty(size, dtype=torch.int32), query.new_empty(size, dtype=torch.int64)
+
+
+def _codes(*shape: int, generator: torch.Generator, device: str) -> Tensor:
+    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).to(device)
+
+
+def _pairs(device: str) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    for q, n, width in ((1, 1, 1), (3, 50, 2), (7, 333, 4), (5, 1000, 8), (4, 90, 16), (2, 65, 5)):
+        yield (
+            _codes(q, width, generator=generator, device=device),
+            _codes(n, width, generator=generator, device=device),
+        )
+    far = torch.zeros(3, 64, dtype=torch.uint8, device=device)
+    yield far, torch.full((9, 64), 255, dtype=torch.uint8, device=device)
+    yield far[:0], far
+    yield far, far[:0]
+
+
+def _topk_examples(device: str, dtype: torch.dtype) -> Iterator[tuple]:
+    for query, database in _pairs(device):
+        for k in (1, 10, 70):
+            yield query, database, k
+
+
+def _histogram_examples(device: str, dtype: torch.dtype) -> Iterator[tuple]:
+    for query, database in _pairs(device):
+        yield query, database, None, None
+        ids = [torch.arange(len(x), device=device) % 3 for x in (query, database)]
+        yield query, database, *ids
+        multi_hot = [(1 << i).to(torch.uint8).unsqueeze(1).repeat(1, 2) for i in ids]
+        yield query, database, *multi_hot
+
+
+def _range_examples(device: str, dtype: torch.dtype) -> Iterator[tuple]:
+    for query, database in _pairs(device):
+        for radius in (-1, 4 * query.shape[1] - 1, 8 * query.shape[1]):
+            yield query, database, radius, _limits(query, database, radius)
+
+
+def _limits(query: Tensor, database: Tensor, radius: int) -> Tensor:
+    counts = hamming_histogram_op(query, database, None, None)[:, : max(radius + 1, 0)].sum(1)
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+
+
+hamming_topk_op = Op(
+    "hamming_topk(Tensor query, Tensor database, int k) -> (Tensor, Tensor)",
+    reference=_topk_reference,
+    fake=_topk_fake,
+    examples=_topk_examples,
+)
+
+hamming_histogram_op = Op(
+    "hamming_histogram(Tensor query, Tensor database, Tensor? query_labels, "
+    "Tensor? database_labels) -> Tensor",
+    reference=_histogram_reference,
+    fake=lambda query, database, query_labels, database_labels: query.new_empty(
+        query.shape[0], 8 * query.shape[1] + 1, dtype=torch.int64
+    ),
+    examples=_histogram_examples,
+)
+
+hamming_range_op = Op(
+    "hamming_range(Tensor query, Tensor database, int radius, Tensor limits) -> (Tensor, Tensor)",
+    reference=_range_reference,
+    fake=_range_fake,
+    examples=_range_examples,
+)
+
+
+def _check(name: str, query: Tensor, database: Tensor) -> None:
+    for role, codes in (("query", query), ("database", database)):
+        if codes.dtype != torch.uint8 or codes.dim() != 2:
+            raise TypeError(
+                f"{name}: {role} is {codes.dtype} {tuple(codes.shape)}; packed codes are uint8 "
+                "[n, bytes]: use hashfast.pack"
+            )
+    if query.shape[1] != database.shape[1] or query.shape[1] == 0:
+        raise ValueError(
+            f"{name}: query has {query.shape[1]} bytes per code and database {database.shape[1]}"
+        )
+
+
+def hamming_topk(query: Tensor, database: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest database codes of every query, exactly, ordered by (distance, id).
+
+    query uint8 [q, B], database uint8 [n, B], on one device. Returns (distances int32 [q, k],
+    ids int64 [q, k]); when k > n the rest is (2**31 - 1, -1), as faiss pads.
+    Raises TypeError or ValueError when codes or k do not fit.
+    """
+    _check("hamming_topk", query, database)
+    if k <= 0:
+        raise ValueError(f"hamming_topk: k is {k}; it must be at least 1")
+    return hamming_topk_op(query, database, k)
+
+
+def hamming_histogram(
+    query: Tensor,
+    database: Tensor,
+    query_labels: Tensor | None = None,
+    database_labels: Tensor | None = None,
+) -> Tensor:
+    """How many database codes lie at each Hamming distance: int64 [q, 8 B + 1].
+
+    query uint8 [q, B], database uint8 [n, B]. With labels only pairs that share a class are
+    counted: int64 [q] and [n] class ids, or uint8 [q, W] and [n, W] packed multi-hot rows (any
+    common bit). Raises TypeError or ValueError when codes or labels do not fit.
+    """
+    _check("hamming_histogram", query, database)
+    if (query_labels is None) != (database_labels is None):
+        raise ValueError("hamming_histogram: give labels for both query and database, or neither")
+    for role, codes, labels in (
+        ("query", query, query_labels),
+        ("database", database, database_labels),
+    ):
+        if labels is None:
+            continue
+        expected = {1: torch.int64, 2: torch.uint8}.get(labels.dim())
+        if labels.dtype != expected or len(labels) != len(codes):
+            raise ValueError(
+                f"hamming_histogram: {role} labels are {labels.dtype} {tuple(labels.shape)}; "
+                f"expected int64 [{len(codes)}] ids or uint8 [{len(codes)}, W] packed multi-hot"
+            )
+    if (
+        query_labels is not None
+        and database_labels is not None
+        and query_labels.shape[1:] != database_labels.shape[1:]
+    ):
+        raise ValueError(
+            f"hamming_histogram: labels of query {tuple(query_labels.shape)} and database "
+            f"{tuple(database_labels.shape)} are of different kinds or widths"
+        )
+    return hamming_histogram_op(query, database, query_labels, database_labels)
+
+
+def hamming_range(query: Tensor, database: Tensor, radius: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Every database code within `radius` (distance <= radius) of each query.
+
+    query uint8 [q, B], database uint8 [n, B]. Returns (limits int64 [q + 1], distances int32,
+    ids int64): the hits of query i are at [limits[i], limits[i + 1]), ordered by (distance, id).
+    A negative radius finds nothing. Raises TypeError or ValueError when codes do not fit.
+    """
+    _check("hamming_range", query, database)
+    limits = _limits(query, database, radius)
+    return limits, *hamming_range_op(query, database, radius, limits)

@@ -1,0 +1,21 @@
+"""Shared test settings: one seed for every test, and few threads on shared machines."""
+
+import os
+
+import pytest
+import torch
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def poisoned():
+    """New tensors start as NaN (or the largest integer), so that an unwritten output fails."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
