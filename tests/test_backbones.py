@@ -1,0 +1,374 @@
+"""Backbones and hash heads against their formulas, written out with torch.nn.functional."""
+
+import socket
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+
+from hashfast.hashing.backbones import build_backbone, list_backbones, read_weights
+from hashfast.hashing.convnet import ConvNet
+from hashfast.hashing.heads import HEADS, build_head
+from hashfast.hashing.resnet_ap import ResNetAP10
+
+
+def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Float64 copy with random norm parameters, which start at 1 and 0 and would hide errors."""
+    generator = torch.Generator().manual_seed(seed)
+    network = network.double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_(noise, alpha=0.1)
+    return network
+
+
+def random_images(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def instance_norm(maps, weight, bias):
+    centred = maps - maps.mean(dim=(2, 3), keepdim=True)
+    variance = centred.square().mean(dim=(2, 3), keepdim=True)
+    return centred / (variance + 1e-5).sqrt() * weight[:, None, None] + bias[:, None, None]
+
+
+def functional_convnet(images, state, depth):
+    padding = 3 if images.shape[1] == 1 else 1
+    for stage in range(depth):
+        conv, norm = f"stages.{stage}.conv.", f"stages.{stage}.norm."
+        images = F.conv2d(images, state[conv + "weight"], state[conv + "bias"], padding=padding)
+        images = instance_norm(images, state[norm + "weight"], state[norm + "bias"])
+        images = F.avg_pool2d(images.relu(), 2)
+        padding = 1
+    return images.flatten(1)
+
+
+def functional_resnet_ap(images, state, image_size):
+    def norm(maps, key):
+        return instance_norm(maps, state[key + ".weight"], state[key + ".bias"])
+
+    kernel, pool = (7, 4) if image_size > 128 else (3, 2) if image_size > 64 else (3, 1)
+    maps = F.conv2d(images, state["stem.0.weight"], padding=kernel // 2)
+    maps = F.avg_pool2d(norm(maps, "stem.1").relu(), pool)
+    for block, pool in enumerate((1, 2, 2, 2)):
+        key = f"blocks.{block}."
+        residual = F.conv2d(maps, state[key + "conv1.weight"], padding=1)
+        residual = F.avg_pool2d(norm(residual, key + "norm1").relu(), pool)
+        residual = norm(F.conv2d(residual, state[key + "conv2.weight"], padding=1), key + "norm2")
+        if pool == 2:
+            maps = F.avg_pool2d(F.conv2d(maps, state[key + "shortcut.0.weight"]), 2)
+            maps = norm(maps, key + "shortcut.2")
+        maps = (maps + residual).relu()
+    return maps.mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("channels", "image_size", "depth", "num_features"),
+    [
+        (3, 32, 3, 6 * 4 * 4),
+        (1, 28, 3, 6 * 4 * 4),
+        (1, 8, 3, 6 * 1 * 1),
+        (3, 8, 3, 6 * 1 * 1),
+        (3, 20, 2, 6 * 5 * 5),
+        (4, 33, 3, 6 * 4 * 4),
+    ],
+)
+def test_convnet_is_its_formula(channels, image_size, depth, num_features):
+    network = randomised(ConvNet(channels, image_size, width=6, depth=depth))
+    images = random_images(2, channels, image_size, image_size)
+    features = network(images)
+    expected = functional_convnet(images, network.state_dict(), depth)
+    torch.testing.assert_close(features, expected, rtol=1e-10, atol=1e-12)
+    assert features.shape == (2, num_features) == (2, network.num_features)
+
+
+@pytest.mark.parametrize("image_size", [16, 64, 65, 128, 129])
+def test_resnet_ap_is_its_formula(image_size):
+    network = randomised(ResNetAP10(3, image_size, width=0.0625))
+    images = random_images(2, 3, image_size, image_size)
+    features = network(images)
+    expected = functional_resnet_ap(images, network.state_dict(), image_size)
+    torch.testing.assert_close(features, expected, rtol=1e-10, atol=1e-12)
+    assert features.shape == (2, 32) == (2, network.num_features)
+
+
+def test_stages_are_the_maps_behind_the_features():
+    images = torch.rand(2, 3, 32, 32)
+    convnet = ConvNet(3, 32, width=8)
+    maps = convnet.forward_stages(images)
+    assert [tuple(stage.shape[1:]) for stage in maps] == [(8, 16, 16), (8, 8, 8), (8, 4, 4)]
+    assert torch.equal(maps[-1].flatten(1), convnet(images))
+
+    resnet = ResNetAP10(3, 32, width=0.125)
+    maps = resnet.forward_stages(images)
+    sizes = [(8, 32, 32), (8, 32, 32), (16, 16, 16), (32, 8, 8), (64, 4, 4)]
+    assert [tuple(stage.shape[1:]) for stage in maps] == sizes
+    assert torch.equal(maps[-1].mean(dim=(2, 3)), resnet(images))
+
+
+def test_parameter_counts():
+    def count(network):
+        return sum(parameter.numel() for parameter in network.parameters())
+
+    stage_norms = 3 * 2 * 128
+    assert count(ConvNet()) == 128 * (27 + 1) + 2 * 128 * (9 * 128 + 1) + stage_norms == 299_520
+
+    def block(inputs, outputs):
+        shortcut = inputs * outputs + 2 * outputs if inputs != outputs else 0
+        return 9 * inputs * outputs + 9 * outputs * outputs + 4 * outputs + shortcut
+
+    blocks = block(64, 64) + block(64, 128) + block(128, 256) + block(256, 512)
+    assert count(ResNetAP10(image_size=224)) == 49 * 3 * 64 + 128 + blocks
+    assert count(ResNetAP10(image_size=128)) == 9 * 3 * 64 + 128 + blocks
+
+
+def test_resnet_ap_initial_values():
+    torch.manual_seed(0)
+    network = ResNetAP10(3, 32)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 4:
+            outputs, _, kernel, _ = parameter.shape
+            expected = (2 / (kernel**2 * outputs)) ** 0.5
+            tolerance = 5 / (2 * parameter.numel()) ** 0.5  # five standard errors
+            assert parameter.std().item() == pytest.approx(expected, rel=tolerance), name
+        else:
+            assert torch.all(parameter == (1 if name.endswith("weight") else 0)), name
+
+
+OWN_NETWORKS = [lambda: ConvNet(3, 16, width=4), lambda: ResNetAP10(3, 16, width=0.0625)]
+
+
+@pytest.mark.parametrize("make", OWN_NETWORKS, ids=["convnet3", "resnetap10"])
+def test_compile_channels_last_gradients_and_state_dict(make):
+    network = randomised(make())
+    images = random_images(2, 3, 16, 16).requires_grad_()
+    features = network(images)
+    features.square().sum().backward()
+    for tensor in [images, *network.parameters()]:
+        assert tensor.grad.isfinite().all()
+        assert tensor.grad.count_nonzero() > 0
+
+    channels_last = images.detach().to(memory_format=torch.channels_last)
+    torch.testing.assert_close(network(channels_last), features, rtol=1e-10, atol=1e-12)
+
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(images), features, rtol=1e-10, atol=1e-12)
+
+    other = make().double()
+    other.load_state_dict(network.state_dict())
+    assert torch.equal(other(images), features)
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "num_features"),
+    [
+        ("alexnet", 224, 4096),
+        ("vgg11", 32, 4096),
+        ("resnet18", 32, 512),
+        ("resnet50", 224, 2048),
+        ("vit_b_16", 48, 768),
+        ("efficientnet_b0", 64, 1280),
+        ("mobilenet_v2", 32, 1280),
+        ("densenet121", 32, 1024),
+    ],
+)
+def test_torchvision_backbones(name, image_size, num_features):
+    with torch.device("meta"):
+        network = build_backbone(name, in_channels=3, image_size=image_size)
+        images = torch.empty(2, 3, image_size, image_size)
+    assert network(images).shape == (2, num_features) == (2, network.num_features)
+    assert name in list_backbones()
+
+
+def test_grey_images_are_repeated():
+    grey = build_backbone("resnet18", in_channels=1, image_size=32).eval()
+    colour = build_backbone("resnet18", in_channels=3, image_size=32).eval()
+    colour.load_state_dict(grey.state_dict())
+    images = torch.rand(2, 1, 32, 32)
+    assert torch.equal(grey(images), colour(images.repeat(1, 3, 1, 1)))
+    with pytest.raises(ValueError, match=r"expected \[n, 1, H, W\]"):
+        grey(torch.rand(2, 3, 32, 32))
+
+
+def test_building_leaves_batch_statistics_untouched():
+    network = build_backbone("resnet18", in_channels=3, image_size=32)
+    assert all(t == 0 for name, t in network.named_buffers() if name.endswith("tracked"))
+
+
+def test_timm_backbones():
+    pytest.importorskip("timm")
+    resnet = build_backbone("timm/resnet18", in_channels=3, image_size=32)
+    assert resnet(torch.rand(2, 3, 32, 32)).shape == (2, 512) == (2, resnet.num_features)
+    vit = build_backbone("timm/vit_tiny_patch16_224", in_channels=1, image_size=32)
+    assert vit(torch.rand(2, 1, 32, 32)).shape == (2, 192) == (2, vit.num_features)
+    with pytest.raises(ValueError, match="close names: timm/resnet18"):
+        build_backbone("timm/resnet19", in_channels=3, image_size=32)
+
+
+def test_timm_weights(tmp_path):
+    timm = pytest.importorskip("timm")
+    source = timm.create_model("mobilenetv3_small_050")
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    arguments = {"in_channels": 3, "image_size": 32, "weights": tmp_path / "weights.pth"}
+    network = build_backbone("timm/mobilenetv3_small_050", **arguments).network
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, source.state_dict()[name]), name
+    with pytest.raises(ValueError, match="do not fit timm/resnet18"):
+        build_backbone("timm/resnet18", **arguments)
+
+
+def test_missing_timm_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r'pip install "hashfast\[train\]"'):
+        build_backbone("timm/resnet18", in_channels=3, image_size=32)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_from_a_file(tmp_path, suffix):
+    source = ConvNet(3, 16, width=4)
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save({"state_dict": source.state_dict()}, path)
+    else:
+        save_file(source.state_dict(), path)
+    arguments = {"in_channels": 3, "image_size": 16, "weights": path}
+    network = build_backbone("convnet3", width=4, **arguments)
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(network(images), source(images))
+    with pytest.raises(ValueError, match="do not fit convnet3"):
+        build_backbone("convnet3", width=8, **arguments)
+
+
+def test_torchvision_weights_drop_the_classifier(tmp_path):
+    from torchvision import models
+
+    source = models.mobilenet_v2(num_classes=7)
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    network = build_backbone(
+        "mobilenet_v2", in_channels=3, image_size=32, weights=tmp_path / "weights.pth"
+    )
+    state = network.network.state_dict()
+    assert set(source.state_dict()) - set(state) == {"classifier.1.weight", "classifier.1.bias"}
+    assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in state.items())
+
+
+def test_old_densenet_keys_are_renamed(tmp_path):
+    from torchvision import models
+
+    source = models.densenet121().state_dict()
+    old = {}
+    for name, tensor in source.items():
+        for layer in ("norm1", "norm2", "conv1", "conv2"):
+            if "denselayer" in name:
+                name = name.replace(f".{layer}.", f".{layer[:-1]}.{layer[-1]}.")
+        old[name] = tensor
+    torch.save(old, tmp_path / "weights.pth")
+    network = build_backbone(
+        "densenet121", in_channels=3, image_size=32, weights=tmp_path / "weights.pth"
+    )
+    for name, tensor in network.network.state_dict().items():
+        assert torch.equal(tensor, source[name]), name
+
+
+def test_pretrained_reads_the_local_cache_and_never_the_network(tmp_path, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise AssertionError("tried to reach the network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    arguments = {"in_channels": 3, "image_size": 32, "weights": "pretrained"}
+    with pytest.raises(FileNotFoundError, match=r"resnet18-f37072fd\.pth.*Nothing is downloaded"):
+        build_backbone("resnet18", **arguments)
+    with pytest.raises(ValueError, match="convnet3 has no published weights"):
+        build_backbone("convnet3", **arguments)
+
+    from torchvision import models
+
+    source = models.resnet18()
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(source.state_dict(), tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    network = build_backbone("resnet18", **arguments).network
+    assert torch.equal(network.conv1.weight, source.conv1.weight)
+
+
+def test_timm_pretrained_without_a_cached_file(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: None)
+    with pytest.raises(FileNotFoundError, match=r"Hugging Face cache\. Nothing is downloaded"):
+        build_backbone("timm/resnet18", in_channels=3, image_size=32, weights="pretrained")
+
+
+def test_unreadable_weights(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights file"):
+        read_weights(tmp_path / "missing.pth")
+    for name, content in [("a.pth", b"garbage"), ("b.pth", b""), ("c.safetensors", b"garbage")]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=name):
+            read_weights(tmp_path / name)
+    torch.save({"weight": print}, tmp_path / "code.pth")
+    with pytest.raises(ValueError, match="more than tensors"):
+        read_weights(tmp_path / "code.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="no state dict"):
+        read_weights(tmp_path / "list.pth")
+    (tmp_path / "weights.npz").touch()
+    with pytest.raises(ValueError, match=r"not a \.safetensors"):
+        read_weights(tmp_path / "weights.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("convnet3", {"image_size": 7}, "smallest size is 8"),
+        ("convnet3", {"in_channels": 1, "image_size": 3}, "smallest size is 4"),
+        ("convnet3", {"width": 0.125}, "expected a number of channels"),
+        ("resnetap10", {"image_size": 15}, "smallest is 16"),
+        ("resnetap10", {"width": 0.001}, "multiplier >= 1/64"),
+        ("alexnet", {}, "the smallest it takes is 63x63.*or use convnet3"),
+        ("vit_b_16", {"image_size": 40}, "cannot take 40x40 images"),
+        ("resnet18", {"width": 2}, "fixed width"),
+        ("resnet18", {"in_channels": 4}, "3 channels, or 1"),
+        ("resnet19", {}, "close names: resnet18"),
+        ("inception_v3", {}, "no plain classifier"),
+    ],
+)
+def test_what_cannot_be_built(name, arguments, message):
+    with pytest.raises(ValueError, match=message), torch.device("meta"):
+        build_backbone(name, **({"in_channels": 3, "image_size": 32} | arguments))
+
+
+def test_convnet_refuses_images_of_another_size():
+    with pytest.raises(ValueError, match=r"got images \[2, 3, 16, 16\], expected .*\(3, 32, 32\)"):
+        ConvNet(3, 32, width=4)(torch.rand(2, 3, 16, 16))
+
+
+def test_heads_are_their_formulas():
+    features = random_images(5, 12)
+    linear = randomised(build_head("linear", 12, 7))
+    expected = features @ linear.weight.T + linear.bias
+    torch.testing.assert_close(linear(features), expected, rtol=1e-10, atol=1e-12)
+
+    head = randomised(build_head("bn", 12, 7))
+    projected = features @ head[0].weight.T
+    mean, variance = projected.mean(0), projected.var(0, unbiased=False)
+    normalised = (projected - mean) / (variance + 1e-5).sqrt()
+    expected = normalised * head[1].weight + head[1].bias
+    torch.testing.assert_close(head(features), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(head[1].running_mean, 0.1 * mean)
+    torch.testing.assert_close(head[1].running_var, 0.9 + 0.1 * projected.var(0))
+    assert head[0].bias is None
+
+
+def test_head_errors():
+    with pytest.raises(ValueError, match="unknown hash head 'mlp'; the heads are linear, bn"):
+        build_head("mlp", 12, 7)
+    for kind in HEADS:
+        with pytest.raises(ValueError, match="at least 1 bit"):
+            build_head(kind, 12, 0)
