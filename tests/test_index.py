@@ -4,6 +4,7 @@ import os
 import re
 import stat
 import struct
+import sys
 import warnings
 
 import numpy as np
@@ -618,3 +619,9 @@ def test_what_faiss_cannot_hold(tmp_path, faiss):
     for other in (faiss.IndexBinaryIVF(faiss.IndexBinaryFlat(64), 64, 2), faiss.IndexFlatL2(8)):
         with pytest.raises(TypeError, match=f"index is {type(other).__name__}; expected faiss"):
             IndexBinaryFlat.from_faiss(other)
+
+
+def test_without_faiss(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match="faiss is not installed: pip install faiss-cpu"):
+        index_of(CODES).to_faiss()

@@ -1,0 +1,33 @@
+"""Datasets, picture decoding and the named protocols that split them into query, train, database.
+
+Every dataset is map-style and yields ``(image, label, index)``: a uint8 tensor ``[C, H, W]`` of one
+fixed size, an int class id or a float32 multi-hot vector ``[classes]``, and the item's position in
+that dataset. Normalisation to float is the model's business, on the model's device.
+"""
+
+from hashfast.data.arrays import ArrayDataset
+from hashfast.data.base import ImageDataset
+from hashfast.data.files import FileDataset, read_list
+from hashfast.data.labels import check_labels
+from hashfast.data.pictures import UnreadableImage, to_image
+from hashfast.data.protocols import PROTOCOLS, Protocol
+from hashfast.data.recipe import split_rows
+from hashfast.data.splits import Splits, load, load_folder
+from hashfast.data.wrap import wrap
+
+__all__ = [
+    "PROTOCOLS",
+    "ArrayDataset",
+    "FileDataset",
+    "ImageDataset",
+    "Protocol",
+    "Splits",
+    "UnreadableImage",
+    "check_labels",
+    "load",
+    "load_folder",
+    "read_list",
+    "split_rows",
+    "to_image",
+    "wrap",
+]

@@ -1,0 +1,237 @@
+"""Pictures on disk: class folders, plain folders and HashNet text lists, decoded when asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hashfast.data.base import ImageDataset, Item
+from hashfast.data.labels import Labels, as_labels
+from hashfast.data.pictures import to_image
+
+SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif",
+    ".tiff", ".webp",
+)  # fmt: skip
+
+
+class FileDataset(ImageDataset):
+    """Dataset over picture files, decoded by :func:`to_image` when an item is asked for.
+
+    ``files`` are paths relative to ``root`` (an absolute one stands for itself); labels are int
+    class ids ``[n]``, 0/1 multi-hot ``[n, classes]`` or None (every label is -1). Reading an item
+    raises UnreadableImage, naming the file, where it cannot be decoded.
+    """
+
+    labels: Tensor
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        labels: Labels | None = None,
+        *,
+        root: str | os.PathLike = "",
+        image_size: int = 224,
+        channels: int = 3,
+        class_names: Sequence[str] = (),
+    ) -> None:
+        labels = torch.full((len(files),), -1) if labels is None else as_labels(labels)
+        if len(labels) != len(files):
+            raise ValueError(f"{len(files)} files but {len(labels)} labels")
+        self.files = list(files)
+        self.labels = labels
+        self.root = os.fspath(root)
+        self.image_shape = (channels, image_size, image_size)
+        self.class_names = tuple(class_names)
+
+    @classmethod
+    def from_classes(
+        cls, root: str | os.PathLike, *, image_size: int = 224, channels: int = 3
+    ) -> FileDataset:
+        """``root/<class>/**/*.jpg``: classes are the sub-folders holding pictures, in name order.
+
+        Pictures directly in ``root`` have no class and are left out. Raises FileNotFoundError when
+        there is no such sub-folder.
+        """
+        folders = {
+            name: find_pictures(os.path.join(root, name))
+            for name in sorted(os.listdir(_existing(root)))
+            if not name.startswith(".") and os.path.isdir(os.path.join(root, name))
+        }
+        folders = {name: files for name, files in folders.items() if files}
+        if not folders:
+            raise FileNotFoundError(
+                f"no class folders in {root}: looked for <class>/ with pictures "
+                f"({_suffixes()}) inside. Put the pictures of each class in a folder of its own; "
+                "pictures without classes can be encoded and searched, not trained or evaluated "
+                "with labels"
+            )
+        files = [os.path.join(name, file) for name in folders for file in folders[name]]
+        labels = np.repeat(np.arange(len(folders)), [len(files) for files in folders.values()])
+        return cls(
+            files,
+            labels,
+            root=root,
+            image_size=image_size,
+            channels=channels,
+            class_names=tuple(folders),
+        )
+
+    @classmethod
+    def from_folder(
+        cls, root: str | os.PathLike, *, image_size: int = 224, channels: int = 3
+    ) -> FileDataset:
+        """Every picture below ``root``, in path order, without labels (-1).
+
+        Hidden files and folders are left out, links to folders are not followed. Raises
+        FileNotFoundError when there is no picture.
+        """
+        files = find_pictures(root)
+        if not files:
+            raise FileNotFoundError(f"no pictures in {root}: looked for {_suffixes()} below it")
+        return cls(files, root=root, image_size=image_size, channels=channels)
+
+    @classmethod
+    def from_list(
+        cls,
+        path: str | os.PathLike,
+        root: str | os.PathLike | None = None,
+        strip_prefix: str | None = None,
+        *,
+        image_size: int = 224,
+        channels: int = 3,
+    ) -> FileDataset:
+        """The pictures of a HashNet text list; arguments and errors are those of read_list."""
+        files, labels = read_list(path, root, strip_prefix)
+        root = Path(path).parent if root is None else root
+        return cls(files, labels, root=root, image_size=image_size, channels=channels)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Item:
+        index = range(len(self))[index]
+        channels, image_size, _ = self.image_shape
+        label = self.labels[index]
+        image = to_image(self.path(index), image_size, channels)
+        return image, int(label) if label.ndim == 0 else label, index
+
+    def path(self, index: int) -> str:
+        """Where item ``index`` is read from."""
+        return os.path.join(self.root, self.files[index])
+
+    def subset(self, rows: Sequence[int] | np.ndarray | Tensor) -> FileDataset:
+        """A dataset of its own over these rows, numbered from 0."""
+        rows = torch.as_tensor(rows, dtype=torch.int64)
+        return FileDataset(
+            [self.files[row] for row in rows.tolist()],
+            self.labels[rows],
+            root=self.root,
+            image_size=self.image_shape[1],
+            channels=self.image_shape[0],
+            class_names=self.class_names,
+        )
+
+
+def find_pictures(root: str | os.PathLike) -> list[str]:
+    """Paths, relative to ``root`` and sorted, of the visible picture files below it."""
+    found = []
+    for folder, folders, files in os.walk(_existing(root)):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = os.path.relpath(folder, root)
+        found += [
+            os.path.normpath(os.path.join(inside, name))
+            for name in files
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+        ]
+    return sorted(found)
+
+
+def read_list(
+    path: str | os.PathLike,
+    root: str | os.PathLike | None = None,
+    strip_prefix: str | None = None,
+) -> tuple[list[str], Tensor]:
+    """File names and labels of a text list as published with HashNet (one picture a line).
+
+    ``name 0 1 0 ...`` gives float32 multi-hot labels, ``name 3`` int64 class ids. Blank lines,
+    trailing spaces and a missing final newline are fine, names may hold spaces. Names are relative
+    to ``root`` (default: the list's folder). Published lists carry the folders of the machine they
+    were made on: ``strip_prefix`` is cut off every name that starts with it; left at None it is
+    worked out from the first name, as the fewest leading folders to drop before the file exists.
+
+    Raises FileNotFoundError when the list or its first picture is missing, ValueError naming the
+    line for anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"list {path} does not exist")
+    files: list[str] = []
+    labels: list[list[int]] = []
+    width = 0
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        width = width or _label_width(line)
+        fields = line.strip().rsplit(maxsplit=width)
+        try:
+            values = [int(field) for field in fields[1:]]
+        except ValueError:
+            values = []
+        if len(values) != width or not values:
+            raise ValueError(
+                f"{path}, line {number}: expected a file name and {width or 'its'} label(s) like "
+                f"the first line ('name 0 1 0 ...' or 'name classid'); got {line[:80]!r}"
+            )
+        files.append(fields[0])
+        labels.append(values)
+    if not files:
+        raise ValueError(f"list {path} is empty; expected lines 'name 0 1 0 ...' or 'name classid'")
+    root = path.parent if root is None else Path(root)
+    prefix = _machine_prefix(files[0], root, path) if strip_prefix is None else strip_prefix
+    array = np.array(labels)
+    try:
+        checked = as_labels(array[:, 0] if width == 1 else array)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return [file.removeprefix(prefix) for file in files], checked
+
+
+def _label_width(line: str) -> int:
+    """How many integers end the line, leaving at least one field for the name."""
+    width = 0
+    for field in reversed(line.split()[1:]):
+        if not field.lstrip("-").isdecimal():
+            break
+        width += 1
+    return width
+
+
+def _machine_prefix(name: str, root: Path, path: Path) -> str:
+    if (root / name).is_file():  # also an absolute name that is right
+        return ""
+    parts = PurePosixPath(name).parts
+    for skip in range(1, len(parts)):
+        tail = str(PurePosixPath(*parts[skip:]))
+        if (root / tail).is_file():
+            return name.removesuffix(tail)
+    raise FileNotFoundError(
+        f"{path}: the first picture, {name}, is not below {root} (nor is any shorter tail of that "
+        "name); pass root=, the folder that holds the pictures"
+    )
+
+
+def _existing(root: str | os.PathLike) -> str | os.PathLike:
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"folder {os.fspath(root)} does not exist")
+    return root
+
+
+def _suffixes() -> str:
+    return " ".join(SUFFIXES)

@@ -1,0 +1,25 @@
+"""Hash models: backbones, hash heads, the training loop, encoding."""
+
+from hashfast.hashing.backbones import build_backbone, list_backbones
+from hashfast.hashing.config import TrainConfig
+from hashfast.hashing.encode import Encoded, encode_dataset
+from hashfast.hashing.heads import build_head
+from hashfast.hashing.model import HashModel, ModelConfig
+from hashfast.hashing.projections import ITQ, RandomProjection
+from hashfast.hashing.train import DivergedError, TrainResult, train
+
+__all__ = [
+    "ITQ",
+    "DivergedError",
+    "Encoded",
+    "HashModel",
+    "ModelConfig",
+    "RandomProjection",
+    "TrainConfig",
+    "TrainResult",
+    "build_backbone",
+    "build_head",
+    "encode_dataset",
+    "list_backbones",
+    "train",
+]

@@ -1,0 +1,98 @@
+"""Codes of a whole dataset."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from hashfast.data import ArrayDataset, ImageDataset, UnreadableImage
+from hashfast.hashing.loading import Readable, batches
+from hashfast.hashing.model import HashModel
+from hashfast.ops import pack
+
+
+class Encoded(NamedTuple):
+    """codes uint8 [m, B]; outputs float32 [m, bits] before sign; labels and indices [m] of the
+    readable items; unreadable: (index, reason) of the others."""
+
+    codes: Tensor
+    outputs: Tensor
+    labels: Tensor
+    indices: Tensor
+    unreadable: list[tuple[int, str]]
+
+
+def encode_dataset(
+    model: HashModel,
+    dataset: ImageDataset,
+    *,
+    batch_size: int = 512,
+    workers: int = 0,
+    strict: bool = False,
+    progress: bool = False,
+) -> Encoded:
+    """Codes of every item, in order, computed where the model is and returned on the CPU.
+
+    Unreadable pictures are left out and listed; with `strict` the first one raises
+    UnreadableImage. Raises ValueError for images of another shape than the model's, and naming the
+    item whose outputs are not finite.
+    """
+    if tuple(dataset.image_shape) != tuple(model.config.image_shape):
+        raise ValueError(
+            f"the dataset's images are {_shape(dataset.image_shape)} and the model takes "
+            f"{_shape(model.config.image_shape)}: load the data with that image_size"
+        )
+    was_training = model.training
+    model.eval()
+    parts, unreadable = [], []
+    with tqdm(total=len(dataset), unit="img", desc="encode", disable=not progress) as bar:
+        for batch, failed in _readable_batches(model, dataset, batch_size, workers):
+            if strict and failed:
+                raise UnreadableImage(failed[0][1])
+            unreadable += failed
+            bar.update(len(failed))
+            if batch is None:
+                continue
+            images, labels, indices = batch
+            with torch.inference_mode():
+                outputs = model(images).float()
+            finite = outputs.isfinite().all(1)
+            if not finite.all():
+                at = int(indices[(~finite).nonzero()[0, 0]])
+                raise ValueError(
+                    f"item {at}{_name(dataset, at)}: the model's outputs are not finite; check its "
+                    "weights, or the picture if it is only this one"
+                )
+            parts.append((outputs.cpu(), labels.cpu(), indices.cpu()))
+            bar.update(len(images))
+    model.train(was_training)
+    if not parts:
+        empty = torch.empty(0, model.bits)
+        none = torch.empty(0, dtype=torch.int64)
+        return Encoded(pack(empty), empty, none, none, unreadable)
+    outputs, labels, indices = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Encoded(pack(outputs), outputs, labels, indices, unreadable)
+
+
+def _readable_batches(model: HashModel, dataset: ImageDataset, batch_size: int, workers: int):
+    device = model.mean.device
+    if isinstance(dataset, ArrayDataset):
+        for batch in batches(dataset, torch.arange(len(dataset)).split(batch_size), device):
+            yield batch, []
+        return
+    loader = DataLoader(
+        Readable(dataset), batch_size, num_workers=workers, collate_fn=Readable.collate
+    )
+    for batch, failed in loader:
+        yield batch and tuple(part.to(device) for part in batch), failed
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _name(dataset: ImageDataset, index: int) -> str:
+    path = getattr(dataset, "path", None)
+    return f" ({path(index)})" if path else ""

@@ -1,0 +1,85 @@
+"""Batches of a dataset: straight from memory, or through a DataLoader."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from hashfast.data import ArrayDataset, ImageDataset, UnreadableImage
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is the first GPU, or the CPU when there is none."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def shuffled(n: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+    """Row numbers of every batch of an epoch, a function of (seed, epoch) alone.
+
+    A last batch of one row joins the one before it, because batch norm needs two.
+    """
+    generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
+    batches = list(torch.randperm(n, generator=generator).split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        last = batches.pop()
+        batches[-1] = torch.cat([batches[-1], last])
+    return batches
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """One seed for each (seed, epoch): a resumed run draws what an uninterrupted one drew."""
+    return (seed * 1_000_003 + epoch) % 2**63
+
+
+def batches(
+    dataset: ImageDataset, rows: Sequence[Tensor], device: torch.device, workers: int = 0
+) -> Iterator[Batch]:
+    """(images uint8, labels, indices) on `device` for each list of row numbers."""
+    if isinstance(dataset, ArrayDataset):
+        for chosen in rows:
+            images, labels, indices = dataset.batch(chosen)
+            yield images.to(device), labels.to(device), indices.to(device)
+        return
+    loader = DataLoader(
+        dataset,
+        batch_sampler=[chosen.tolist() for chosen in rows],
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+    )
+    for images, labels, indices in loader:
+        yield (
+            images.to(device, non_blocking=True),
+            labels.to(device, non_blocking=True),
+            indices.to(device, non_blocking=True),
+        )
+
+
+class Readable(torch.utils.data.Dataset):
+    """A dataset whose unreadable items are None, with the reason kept for the caller.
+
+    `collate` joins the readable items of a batch and lists the others as (index, reason).
+    """
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor | None, int | Tensor | str, int]:
+        try:
+            return self.dataset[index]
+        except UnreadableImage as error:
+            return None, str(error), index
+
+    @staticmethod
+    def collate(items: list) -> tuple[Batch | None, list[tuple[int, str]]]:
+        unreadable = [(index, reason) for image, reason, index in items if image is None]
+        readable = [item for item in items if item[0] is not None]
+        joined = torch.utils.data.default_collate(readable) if readable else None
+        return joined, unreadable

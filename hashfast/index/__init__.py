@@ -1,0 +1,6 @@
+"""Search over packed codes: exact, on the CPU and the GPU, with files that faiss reads."""
+
+from hashfast.index.flat import IndexBinaryFlat, load_index
+from hashfast.index.search import range_search, search
+
+__all__ = ["IndexBinaryFlat", "load_index", "range_search", "search"]
