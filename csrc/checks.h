@@ -15,9 +15,9 @@ constexpr int64_t kMaxCodeBytes = 8191;
 inline void check_codes(const char* op, const Tensor& query, const Tensor& database) {
   STD_TORCH_CHECK(query.dim() == 2 && database.dim() == 2, op, ": codes have ", query.dim(),
                   " and ", database.dim(), " dimensions; expected uint8 [n, bytes]");
-  STD_TORCH_CHECK(query.scalar_type() == ScalarType::Byte &&
-                      database.scalar_type() == ScalarType::Byte,
-                  op, ": packed codes must be uint8");
+  STD_TORCH_CHECK(
+      query.scalar_type() == ScalarType::Byte && database.scalar_type() == ScalarType::Byte, op,
+      ": packed codes must be uint8");
   STD_TORCH_CHECK(query.size(1) == database.size(1), op, ": query has ", query.size(1),
                   " bytes per code and database ", database.size(1));
   STD_TORCH_CHECK(query.size(1) >= 1 && query.size(1) <= kMaxCodeBytes, op, ": codes have ",

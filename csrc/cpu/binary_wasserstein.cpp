@@ -108,17 +108,17 @@ std::tuple<Tensor, Tensor> binary_wasserstein(const Tensor& outputs,
   Tensor target = torch::stable::new_empty(rows, {n, bits}, ScalarType::Char);
   void* const distances_out = distances.mutable_data_ptr();
   int8_t* const target_out = target.mutable_data_ptr<int8_t>();
-  THO_DISPATCH_V2(
-      dtype, "binary_wasserstein", AT_WRAP([&] {
-        const scalar_t* const in = rows.const_data_ptr<scalar_t>();
-        torch::stable::parallel_for(
-            0, (bits + kColumns - 1) / kColumns, 1, [&](int64_t begin, int64_t end) {
-              for (int64_t tile = begin; tile < end; ++tile)
-                columns(in, n, bits, tile * kColumns, std::min(bits, (tile + 1) * kColumns),
-                        column, distances_out, target_out);
-            });
-      }),
-      ScalarType::Double, ScalarType::Float, ScalarType::Half, ScalarType::BFloat16);
+  THO_DISPATCH_V2(dtype, "binary_wasserstein", AT_WRAP([&] {
+                    const scalar_t* const in = rows.const_data_ptr<scalar_t>();
+                    torch::stable::parallel_for(0, (bits + kColumns - 1) / kColumns, 1,
+                                                [&](int64_t begin, int64_t end) {
+                                                  for (int64_t tile = begin; tile < end; ++tile)
+                                                    columns(in, n, bits, tile * kColumns,
+                                                            std::min(bits, (tile + 1) * kColumns),
+                                                            column, distances_out, target_out);
+                                                });
+                  }),
+                  ScalarType::Double, ScalarType::Float, ScalarType::Half, ScalarType::BFloat16);
   return {distances, target};
 }
 

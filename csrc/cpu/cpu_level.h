@@ -1,4 +1,5 @@
-// Instruction sets are chosen at run time, so that one binary serves every x86-64 (and any other) CPU.
+// Instruction sets are chosen at run time, so that one binary serves every x86-64 (and any other)
+// CPU.
 #pragma once
 
 namespace hashfast {

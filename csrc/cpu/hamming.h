@@ -31,7 +31,8 @@ constexpr int64_t kBlock = 2048;  // codes a block: their distances stay in the 
 constexpr int64_t kTile = 8;      // queries that read a block while it is in cache
 constexpr int64_t kGroup = 256;   // queries whose counters are held at once
 
-// A group of queries cut into tiles, and the database into chunks when tiles are fewer than threads.
+// A group of queries cut into tiles, and the database into chunks when tiles are fewer than
+// threads.
 class Plan {
  public:
   Plan(int64_t queries, int64_t rows)
@@ -56,8 +57,7 @@ class Plan {
         for (int64_t start = rows_ * chunk / chunks_; start < last; start += kBlock) {
           const int64_t count = std::min(kBlock, last - start);
           for (int64_t q = tile * kTile; q < last_query; ++q) {
-            kernel(query.row(first_query + q), database.row(start), count, query.bytes,
-                   distances);
+            kernel(query.row(first_query + q), database.row(start), count, query.bytes, distances);
             visit(q, chunk, start, count, distances);
           }
         }
@@ -110,27 +110,27 @@ void rank(const Codes& query, const Codes& database, const Cutoff& cutoff,
           position += count;
         }
     }
-    plan.scan(query, first, database,
-              [&](int64_t q, int64_t chunk, int64_t start, int64_t count,
-                  const uint16_t* distances) {
-                const int64_t limit = limits[q];
-                int64_t* positions = counter(q, chunk);
-                const Sink sink = make_sink(first + q);
-                constexpr int64_t kStep = 64;  // hits are rare: skip whole steps without one
-                for (int64_t i = 0; i < count; i += kStep) {
-                  const int64_t stop = std::min(i + kStep, count);
-                  bool any = false;
-                  for (int64_t j = i; j < stop; ++j) any |= distances[j] <= limit;
-                  if (!any) continue;
-                  for (int64_t j = i; j < stop; ++j) {
-                    if (distances[j] > limit) continue;
-                    const int64_t position = positions[distances[j]]++;
-                    if (position >= sink.capacity) continue;
-                    sink.distances[position] = distances[j];
-                    sink.ids[position] = start + j;
-                  }
-                }
-              });
+    plan.scan(
+        query, first, database,
+        [&](int64_t q, int64_t chunk, int64_t start, int64_t count, const uint16_t* distances) {
+          const int64_t limit = limits[q];
+          int64_t* positions = counter(q, chunk);
+          const Sink sink = make_sink(first + q);
+          constexpr int64_t kStep = 64;  // hits are rare: skip whole steps without one
+          for (int64_t i = 0; i < count; i += kStep) {
+            const int64_t stop = std::min(i + kStep, count);
+            bool any = false;
+            for (int64_t j = i; j < stop; ++j) any |= distances[j] <= limit;
+            if (!any) continue;
+            for (int64_t j = i; j < stop; ++j) {
+              if (distances[j] > limit) continue;
+              const int64_t position = positions[distances[j]]++;
+              if (position >= sink.capacity) continue;
+              sink.distances[position] = distances[j];
+              sink.ids[position] = start + j;
+            }
+          }
+        });
   }
 }
 

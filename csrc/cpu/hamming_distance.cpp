@@ -16,8 +16,8 @@ HASHFAST_INLINE Word load(const uint8_t* p) {
 
 // Bytes is the width when it is known at compile time, 0 otherwise.
 template <int64_t Bytes>
-HASHFAST_INLINE void distances(const uint8_t* query, const uint8_t* codes, int64_t n,
-                               int64_t bytes, uint16_t* out) {
+HASHFAST_INLINE void distances(const uint8_t* query, const uint8_t* codes, int64_t n, int64_t bytes,
+                               uint16_t* out) {
   const int64_t width = Bytes ? Bytes : bytes;
   for (int64_t i = 0; i < n; ++i) {
     const uint8_t* code = codes + i * width;

@@ -56,27 +56,27 @@ Tensor hamming_histogram(const Tensor& query, const Tensor& database,
     const int64_t group = std::min(kGroup, queries.rows - first);
     const Plan plan(group, codes.rows);
     std::vector<int64_t> partial(group * plan.chunks() * bins, 0);
-    plan.scan(queries, first, codes,
-              [&](int64_t q, int64_t chunk, int64_t start, int64_t count,
-                  const uint16_t* distances) {
-                int64_t* counts = partial.data() + (q * plan.chunks() + chunk) * bins;
-                if (ours.kind == Labels::Kind::ids) {
-                  const int64_t id = ours.ids[first + q];
-                  const int64_t* other = theirs.ids + start;
-                  for (int64_t i = 0; i < count; ++i) counts[distances[i]] += other[i] == id;
-                } else if (ours.kind == Labels::Kind::bits) {
-                  const int64_t width = ours.width;
-                  const uint8_t* own = ours.bits + (first + q) * width;
-                  const uint8_t* other = theirs.bits + start * width;
-                  for (int64_t i = 0; i < count; ++i, other += width) {
-                    uint8_t common = 0;
-                    for (int64_t w = 0; w < width; ++w) common |= own[w] & other[w];
-                    counts[distances[i]] += common != 0;
-                  }
-                } else {
-                  for (int64_t i = 0; i < count; ++i) ++counts[distances[i]];
-                }
-              });
+    plan.scan(
+        queries, first, codes,
+        [&](int64_t q, int64_t chunk, int64_t start, int64_t count, const uint16_t* distances) {
+          int64_t* counts = partial.data() + (q * plan.chunks() + chunk) * bins;
+          if (ours.kind == Labels::Kind::ids) {
+            const int64_t id = ours.ids[first + q];
+            const int64_t* other = theirs.ids + start;
+            for (int64_t i = 0; i < count; ++i) counts[distances[i]] += other[i] == id;
+          } else if (ours.kind == Labels::Kind::bits) {
+            const int64_t width = ours.width;
+            const uint8_t* own = ours.bits + (first + q) * width;
+            const uint8_t* other = theirs.bits + start * width;
+            for (int64_t i = 0; i < count; ++i, other += width) {
+              uint8_t common = 0;
+              for (int64_t w = 0; w < width; ++w) common |= own[w] & other[w];
+              counts[distances[i]] += common != 0;
+            }
+          } else {
+            for (int64_t i = 0; i < count; ++i) ++counts[distances[i]];
+          }
+        });
     for (int64_t q = 0; q < group; ++q)
       for (int64_t chunk = 0; chunk < plan.chunks(); ++chunk)
         for (int64_t d = 0; d < bins; ++d)

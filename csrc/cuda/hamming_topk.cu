@@ -43,7 +43,8 @@ __global__ void __launch_bounds__(kThreads)
   distances += blockIdx.x * k;
   ids += blockIdx.x * k;
 
-  for (int i = threadIdx.x; i < bytes; i += kThreads) query[i] = queries[blockIdx.x * int64_t{bytes} + i];
+  for (int i = threadIdx.x; i < bytes; i += kThreads)
+    query[i] = queries[blockIdx.x * int64_t{bytes} + i];
   for (int i = threadIdx.x; i < bins; i += kThreads) counters[i] = 0;
   __syncthreads();
   for (int64_t i = threadIdx.x; i < n; i += kThreads)

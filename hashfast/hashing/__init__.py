@@ -2,7 +2,7 @@
 
 from hashfast.hashing.backbones import build_backbone, list_backbones
 from hashfast.hashing.config import TrainConfig
-from hashfast.hashing.encode import Encoded, encode_dataset
+from hashfast.hashing.encode import Encoded, encode_dataset, fit_projection
 from hashfast.hashing.heads import build_head
 from hashfast.hashing.model import HashModel, ModelConfig
 from hashfast.hashing.projections import ITQ, RandomProjection
@@ -20,6 +20,7 @@ __all__ = [
     "build_backbone",
     "build_head",
     "encode_dataset",
+    "fit_projection",
     "list_backbones",
     "train",
 ]

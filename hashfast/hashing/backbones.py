@@ -13,10 +13,25 @@ from torch import Tensor, nn
 from hashfast.hashing.convnet import ConvNet
 from hashfast.hashing.resnet_ap import ResNetAP10
 
+
+
+class Pixels(nn.Module):
+    """No network: the flattened image is the feature vector, for the training-free baselines."""
+
+    def __init__(self, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        self.num_features = in_channels * image_size**2
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
 OWN_BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "convnet3": ConvNet,
     "resnetap10": ResNetAP10,
+    "pixels": Pixels,
 }
+_SCALABLE = ("convnet3", "resnetap10")
 PRETRAINED = "pretrained"
 
 # They classify by a convolution, or return auxiliary logits beside the features.
@@ -59,7 +74,7 @@ def build_backbone(
 ) -> nn.Module:
     """Build a network from images [n, in_channels, S, S] to features [n, F], F = .num_features.
 
-    `name` is `convnet3`, `resnetap10`, a torchvision classification network, or `timm/NAME`.
+    `name` is `convnet3`, `resnetap10`, `pixels`, a torchvision classification network, or `timm/NAME`.
     The last linear layer of a library network is removed and the rest kept, as hashing papers
     do: alexnet and vgg keep fc6 and fc7 (F = 4096). Library networks take 3 channels, or 1,
     which is repeated. Networks with position embeddings are built for `image_size`.
@@ -74,17 +89,17 @@ def build_backbone(
     take, or weights that do not fit; FileNotFoundError when weights are not on this machine;
     ImportError when timm is missing.
     """
-    if name in OWN_BACKBONES:
-        return _build_own(name, in_channels, image_size, width, weights)
-    if width is not None:
+    if width is not None and name not in _SCALABLE:
         raise ValueError(
             f"{name} has a fixed width, got width={width}: leave it out, or use "
-            f"{' or '.join(OWN_BACKBONES)}"
+            f"{' or '.join(_SCALABLE)}"
         )
+    if name in OWN_BACKBONES:
+        return _build_own(name, in_channels, image_size, width, weights)
     if in_channels not in (1, 3):
         raise ValueError(
             f"{name} takes images of 3 channels, or 1 (repeated), got {in_channels}: use "
-            f"{' or '.join(OWN_BACKBONES)}"
+            f"{' or '.join(_SCALABLE)}"
         )
     build = _build_timm if name.startswith("timm/") else _build_torchvision
     network = build(name, image_size, weights)

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from hashfast.data import ArrayDataset, ImageDataset, UnreadableImage
 from hashfast.hashing.loading import Readable, batches
 from hashfast.hashing.model import HashModel
+from hashfast.hashing.projections import Projection
 from hashfast.ops import pack
 
 
@@ -74,6 +75,24 @@ def encode_dataset(
         return Encoded(pack(empty), empty, none, none, unreadable)
     outputs, labels, indices = (torch.cat(part) for part in zip(*parts, strict=True))
     return Encoded(pack(outputs), outputs, labels, indices, unreadable)
+
+
+def fit_projection(model: HashModel, dataset: ImageDataset, batch_size: int = 512) -> HashModel:
+    """Fit the `itq` or `random` head of `model` on its backbone's features of a dataset.
+
+    Returns the model. Raises TypeError for a head that is trained instead.
+    """
+    if not isinstance(model.head, Projection):
+        raise TypeError(f"the head {model.config.head!r} is trained, not fitted: use train")
+    model.eval()
+    with torch.inference_mode():
+        features = [
+            model.features(batch[0]).cpu()
+            for batch, _ in _readable_batches(model, dataset, batch_size, workers=0)
+            if batch is not None
+        ]
+    model.head.fit(torch.cat(features))
+    return model
 
 
 def _readable_batches(model: HashModel, dataset: ImageDataset, batch_size: int, workers: int):

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from hashfast.hashing.projections import ITQ, RandomProjection
+
 
 def _linear(in_features: int, bits: int) -> nn.Module:
     return nn.Linear(in_features, bits)
@@ -16,6 +18,8 @@ def _batch_norm(in_features: int, bits: int) -> nn.Module:
 HEADS: dict[str, Callable[[int, int], nn.Module]] = {
     "linear": _linear,
     "bn": _batch_norm,
+    "itq": lambda in_features, bits: ITQ(bits),
+    "random": lambda in_features, bits: RandomProjection(bits),
 }
 
 
@@ -23,7 +27,8 @@ def build_head(kind: str, in_features: int, bits: int) -> nn.Module:
     """Build the hash head `kind`: features [n, in_features] -> outputs [n, bits] before sign.
 
     `linear` is one Linear layer with bias; `bn` is Linear without bias and BatchNorm1d, the head
-    of OrthoHash (kamwoh/orthohash: models/alexnet.py), which centres every bit.
+    of OrthoHash (kamwoh/orthohash: models/alexnet.py), which centres every bit. `itq` and `random`
+    are fitted, not trained: see `hashfast.hashing.fit_projection`.
 
     Raises ValueError for an unknown kind or for bits < 1.
     """

@@ -146,6 +146,7 @@ class HashModel(nn.Module):
         from safetensors.torch import save
 
         folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
         with atomic_write(folder / WEIGHTS_FILE) as file:
             file.write(save(state))

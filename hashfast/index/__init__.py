@@ -1,6 +1,7 @@
 """Search over packed codes: exact, on the CPU and the GPU, with files that faiss reads."""
 
 from hashfast.index.flat import IndexBinaryFlat, load_index
+from hashfast.index.gallery import Gallery
 from hashfast.index.search import range_search, search
 
-__all__ = ["IndexBinaryFlat", "load_index", "range_search", "search"]
+__all__ = ["Gallery", "IndexBinaryFlat", "load_index", "range_search", "search"]

@@ -1,0 +1,62 @@
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from hashfast.metrics import Report
+
+
+@dataclass(frozen=True)
+class Command:
+    """Retrieval metrics of query codes against database codes."""
+
+    query: Annotated[Path, tyro.conf.Positional]
+    """Gallery of the queries, with labels."""
+    database: Annotated[Path, tyro.conf.Positional]
+    """Gallery of the database, with labels."""
+    topk: int | None = None
+    """Cut the ranking here (default: rank the whole database)."""
+    ties: Literal["index", "expected", "best", "worst"] = "index"
+    """Order of items at equal distance: by row, mean over all orders, or a bound."""
+    denominator: Literal["hits", "min"] = "hits"
+    """AP is divided by the hits in the top K, or by min(K, relevant items)."""
+    skip_empty: bool = False
+    """Leave out queries without a hit instead of counting them 0."""
+    plot: Path | None = None
+    """Picture of the precision-recall and precision curves."""
+    force: bool = False
+    """Evaluate although the galleries come from different models."""
+
+    def run(self) -> "Report":
+        from hashfast.index import Gallery
+        from hashfast.metrics import evaluate
+
+        query, database = Gallery.load(self.query), Gallery.load(self.database, mmap=True)
+        for path, gallery in ((self.query, query), (self.database, database)):
+            if gallery.labels.ndim == 1 and (gallery.labels < 0).any():
+                raise ValueError(
+                    f"{path} has items without a label: metrics need one for each (put the "
+                    "pictures of each class in a folder of its own before encoding)"
+                )
+        made_by = query.info.get("fingerprint"), database.info.get("fingerprint")
+        if made_by[0] != made_by[1] and not self.force:
+            raise ValueError(
+                f"{self.query} was made by model {made_by[0]} and {self.database} by {made_by[1]} "
+                "(--force evaluates all the same)"
+            )
+        report = evaluate(
+            query.index.codes,
+            database.index.codes,
+            query.labels,
+            database.labels,
+            topk=self.topk,
+            ties=self.ties,
+            denominator=self.denominator,
+            skip_empty=self.skip_empty,
+            bits=database.index.d,
+        )
+        if self.plot:
+            report.plot(self.plot)
+        return report

@@ -1,0 +1,140 @@
+"""The whole job on scikit-learn's digits: baselines, training, retrieval, a gallery to search."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from hashfast.data import ArrayDataset, Splits, load
+from hashfast.hashing import (
+    Encoded,
+    HashModel,
+    ModelConfig,
+    TrainConfig,
+    encode_dataset,
+    fit_projection,
+    train,
+)
+from hashfast.index import Gallery, search
+from hashfast.metrics import Report, evaluate, quantization_error
+
+PROTOCOL, BITS, EPOCHS = "digits", 32, 30
+BASELINES = {"random projection": "random", "ITQ": "itq"}
+TRAINED = {
+    "CSQ": ("csq", "original"),
+    "OrthoHash": ("orthohash", "original"),
+    "OrthoHash + HSWD": ("orthohash", "hswd"),
+}
+
+
+class Row(NamedTuple):
+    """One method's model, its database and query codes, and how good they are."""
+
+    name: str
+    model: HashModel
+    database: Encoded
+    query: Encoded
+    report: Report
+    train_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "method": self.name,
+            "map_index": self.report.map,
+            "map_expected": self.report.map_by_ties["expected"],
+            "precision_at_10": self.report.precision_at(10),
+            "quantization_error": quantization_error(self.database.outputs),
+            "train_seconds": self.train_seconds,
+        }
+
+
+def rows(out: Path, splits: Splits, seed: int = 0) -> Iterator[Row]:
+    """Every method of the demo, trained and evaluated on the CPU; models go to `out`/models."""
+    for name, head in BASELINES.items():
+        start = time.perf_counter()
+        channels = splits.image_shape[0]
+        config = ModelConfig(
+            "pixels", BITS, head, splits.image_shape, mean=(0.0,) * channels, std=(1.0,) * channels
+        )
+        model = fit_projection(HashModel(config), splits.train)
+        seconds = time.perf_counter() - start
+        model.training_info = {"method": name, "protocol": splits.name}
+        model.save_pretrained(out / "models" / _slug(name))
+        yield _evaluated(name, model, splits, seconds)
+    for name, (method, quantization) in TRAINED.items():
+        settings = TrainConfig(
+            data=PROTOCOL,
+            method=method,
+            quantization=quantization,
+            bits=BITS,
+            epochs=EPOCHS,
+            width=32,
+            learning_rate=3e-3,
+            device="cpu",
+            seed=seed,
+        )
+        result = train(settings, splits=splits, progress=False)
+        result.model.save_pretrained(out / "models" / _slug(name))
+        yield _evaluated(name, result.model, splits, result.results["train_seconds"])
+
+
+def write_gallery(out: Path, row: Row, splits: Splits) -> Path:
+    """The database's codes as a gallery in `out`/gallery, and a query picture to look for."""
+    from PIL import Image
+
+    items = [f"{PROTOCOL}/database/{i}" for i in row.database.indices.tolist()]
+    folder = out / "models" / _slug(row.name)
+    info = {
+        "source": PROTOCOL,
+        "model": str(folder.resolve()),
+        "fingerprint": row.model.fingerprint(),
+    }
+    labels = row.database.labels.numpy()
+    Gallery.of(row.database.codes.numpy(), BITS, items, labels, info).save(out / "gallery")
+    picture = out / "query.png"
+    Image.fromarray(_images(splits.query)[0, 0].numpy()).save(picture)
+    return picture
+
+
+def write_pictures(out: Path, best: Row, all_rows: list[Row], splits: Splits) -> list[Path]:
+    """Retrieval grid of the best method, and the curves of all."""
+    from hashfast import plots
+
+    shown = torch.arange(0, len(splits.query), len(splits.query) // 10)
+    distances, ids = search(best.query.codes[shown], best.database.codes, 10)
+    relevant = best.database.labels[ids] == best.query.labels[shown, None]
+    grid, curves = out / "retrieval.png", out / "curves.png"
+    plots.retrieval_grid(
+        _images(splits.query)[shown], _images(splits.database), ids, relevant, distances, grid
+    )
+    plots.curves({row.name: row.report for row in all_rows}, curves)
+    return [grid, curves]
+
+
+def load_splits() -> Splits:
+    return load(PROTOCOL)
+
+
+def _evaluated(name: str, model: HashModel, splits: Splits, seconds: float) -> Row:
+    query, database = (encode_dataset(model, part) for part in (splits.query, splits.database))
+    report = evaluate(
+        query.codes,
+        database.codes,
+        query.labels,
+        database.labels,
+        topk=splits.topk,
+        bits=BITS,
+    )
+    return Row(name, model, database, query, report, seconds)
+
+
+def _images(dataset: Any) -> torch.Tensor:
+    assert isinstance(dataset, ArrayDataset)
+    return dataset.batch(np.arange(len(dataset)))[0]
+
+
+def _slug(name: str) -> str:
+    return name.lower().replace(" + ", "-").replace(" ", "-")

@@ -1,0 +1,23 @@
+"""Hashing losses: drop-in modules over the outputs before sign.
+
+`METHODS` maps each method's lower-case name to its class. To add one: a file with a subclass of
+`HashLoss`, and its import line here.
+"""
+
+from hashfast.losses._base import HashLoss
+from hashfast.losses.csq import CSQ as CSQ
+from hashfast.losses.orthohash import OrthoHash as OrthoHash
+from hashfast.losses.quantization import HSWD, SWD, sliced_wasserstein
+
+METHODS: dict[str, type[HashLoss]] = {
+    method.__name__.lower(): method for method in HashLoss.__subclasses__()
+}
+
+__all__ = [
+    "HSWD",
+    "METHODS",
+    "SWD",
+    "HashLoss",
+    "sliced_wasserstein",
+    *(method.__name__ for method in METHODS.values()),
+]

@@ -1,0 +1,172 @@
+"""The base of every supervised hashing loss: checks, precision, quantisation, components."""
+
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hashfast.losses._functional import (
+    check_label_form,
+    check_label_values,
+    check_outputs,
+    full_precision,
+    warn_undefined,
+)
+from hashfast.losses.quantization import resolve_quantization
+
+
+class HashLoss(nn.Module):
+    """Similarity loss plus weighted quantisation term, over the outputs before sign.
+
+    `criterion(outputs, labels)` with outputs [n, bits], floating point, and labels as integer class
+    ids [n] or multi-hot [n, num_classes] returns a scalar: float64 for float64 outputs, otherwise
+    float32, also under autocast. An empty batch gives 0, attached to the graph. Class targets
+    (centres, codebooks, proxies) are buffers or parameters of the criterion: move it to the
+    outputs' device, and give `criterion.parameters()` to the optimiser.
+
+    `components` holds the terms of the last call, detached: "similarity", "quantization" (before
+    its weight), "loss" (the value returned), and any further term the method records.
+
+    A method implements `similarity` and, if it has a quantisation term of its own,
+    `original_quantization` with `original_weight`. Both get outputs of at least float32, checked
+    labels in the form given, and as keywords the further inputs named in `needs`; they are called
+    with at least one row.
+
+    Args:
+        num_classes, bits: at least 1.
+        original_weight: default weight of the method's own quantisation term; None: it has none.
+        quantization, quantization_weight, quantization_on: see QuantizationOptions.
+
+    Raises ValueError for unknown choices; when called, TypeError or ValueError for outputs or
+    labels of the wrong type or shape, and ValueError naming an input in `needs` that is missing.
+    """
+
+    head = "linear"
+    """The hash head the method is meant for, a name in `hashfast.hashing.heads`."""
+    needs: tuple[str, ...] = ()
+    """Inputs required besides outputs and labels: "u_student", "index"."""
+    components: dict[str, Tensor]
+
+    def __init__(
+        self,
+        num_classes: int,
+        bits: int,
+        *,
+        original_weight: float | None = None,
+        quantization: str | nn.Module = "original",
+        quantization_weight: float | None = None,
+        quantization_on: str = "raw",
+    ) -> None:
+        super().__init__()
+        if num_classes < 1 or bits < 1:
+            raise ValueError(f"num_classes={num_classes} and bits={bits} must both be at least 1")
+        if quantization_on not in ("raw", "squashed"):
+            raise ValueError(
+                f"unknown quantization_on {quantization_on!r}; choose 'raw' or 'squashed'"
+            )
+        self.num_classes, self.bits, self.quantization_on = num_classes, bits, quantization_on
+        self.quantization, self.quantizer, self.quantization_weight = resolve_quantization(
+            quantization, quantization_weight, bits, original_weight
+        )
+        self.components = {}
+
+    def similarity(self, outputs: Tensor, labels: Tensor, *args: Any, **inputs: Any) -> Tensor:
+        """The method's loss without quantisation, a scalar."""
+        raise NotImplementedError
+
+    def original_quantization(self, outputs: Tensor, *args: Any, **inputs: Any) -> Tensor:
+        """The method's own quantisation term before its weight, a scalar."""
+        raise NotImplementedError
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called by the training loop before epoch 0, 1, ...; for methods with a schedule."""
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise unless the values of `labels` fit num_classes; waits for the device: once a run."""
+        check_label_values(labels, self.num_classes)
+
+    def record(self, **terms: Tensor) -> None:
+        """Add detached terms to `components`."""
+        for name, value in terms.items():
+            self.components[name] = value.detach()
+
+    def forward(
+        self,
+        outputs: Tensor,
+        labels: Tensor,
+        *,
+        u_student: Tensor | None = None,
+        index: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of a batch.
+
+        u_student [n, bits]: outputs of a second, stronger augmented view of the same images;
+        index int64 [n]: positions of the images in the training set. Methods that do not list them
+        in `needs` ignore them.
+        """
+        inputs = self._checked_inputs(outputs, labels, u_student=u_student, index=index)
+        self.components = {}
+        with torch.autocast(outputs.device.type, enabled=False):
+            outputs = full_precision(outputs)
+            if outputs.shape[0] == 0:
+                return self._empty(outputs)
+            total = self.similarity(outputs, labels, **inputs)
+            self.record(similarity=total)
+            if self.quantization_weight is not None:
+                quantization = self._quantization(outputs, inputs)
+                self.record(quantization=quantization)
+                total = total + self.quantization_weight * quantization
+        self.record(loss=total)
+        return total
+
+    def _quantization(self, outputs: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        if self.quantizer is None:
+            return self.original_quantization(outputs, **inputs)
+        return self.quantizer(outputs.tanh() if self.quantization_on == "squashed" else outputs)
+
+    def _empty(self, outputs: Tensor) -> Tensor:
+        warn_undefined("the loss", 0)
+        # Every parameter stays in the graph, or distributed training waits for its gradient.
+        zero = outputs.sum() + sum(0 * parameter.sum() for parameter in self.parameters())
+        self.record(similarity=zero, loss=zero)
+        if self.quantization_weight is not None:
+            self.record(quantization=zero)
+        return zero
+
+    def _checked_inputs(
+        self, outputs: Tensor, labels: Tensor, **given: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The inputs in `needs`, in full precision; raises on anything a call can get wrong."""
+        check_outputs(outputs, self.bits)
+        check_label_form(labels, self.num_classes)
+        if labels.shape[0] != outputs.shape[0]:
+            raise ValueError(
+                f"{labels.shape[0]} labels for {outputs.shape[0]} outputs; expected one per row"
+            )
+        if labels.device != outputs.device:
+            raise ValueError(
+                f"labels are on {labels.device}, outputs on {outputs.device}: move the labels"
+            )
+        for name, held in chain(self.named_parameters(), self.named_buffers()):
+            if held.device != outputs.device:
+                raise ValueError(
+                    f"{name} of {type(self).__name__} is on {held.device}, outputs on "
+                    f"{outputs.device}: call criterion.to({str(outputs.device)!r}) first"
+                )
+        inputs = {}
+        for name in self.needs:
+            value = given[name]
+            if value is None:
+                raise ValueError(
+                    f"{type(self).__name__} needs {name}: call "
+                    f"criterion(outputs, labels, {name}=...)"
+                )
+            inputs[name] = full_precision(value)
+        return inputs
+
+    def extra_repr(self) -> str:
+        return (
+            f"num_classes={self.num_classes}, bits={self.bits}, "
+            f"quantization={self.quantization!r}, quantization_weight={self.quantization_weight}"
+        )
