@@ -50,7 +50,7 @@ def headers() -> list[str]:
     return sorted(str(path) for path in Path("csrc").rglob("*") if path.suffix in (".h", ".cuh"))
 
 
-cxx = ["-O3", "-std=c++20", "-Wall", "-Wno-unknown-pragmas", STABLE_ABI]
+cxx = ["-O3", "-g0", "-std=c++20", "-Wall", "-Wno-unknown-pragmas", STABLE_ABI]
 extensions = [
     CppExtension(
         "hashfast._C",

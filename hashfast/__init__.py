@@ -1,16 +1,10 @@
 """hashfast: deep hashing for image retrieval, fast, complete and reproducible."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hashfast import ops
 from hashfast.ops import pack, unpack
-
-if TYPE_CHECKING:
-    from hashfast import data, hashing, index, losses, metrics, plots
-    from hashfast.hashing import HashModel
-    from hashfast.index import IndexBinaryFlat, load_index, range_search, search
-    from hashfast.metrics import evaluate
 
 __version__ = "0.1.0"
 

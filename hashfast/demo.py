@@ -3,9 +3,8 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 
 from hashfast.data import ArrayDataset, Splits, load
@@ -23,7 +22,7 @@ from hashfast.metrics import Report, evaluate, quantization_error
 
 PROTOCOL, BITS, EPOCHS = "digits", 32, 30
 BASELINES = {"random projection": "random", "ITQ": "itq"}
-TRAINED = {
+TRAINED: dict[str, tuple[str, Literal["original", "hswd"]]] = {
     "CSQ": ("csq", "original"),
     "OrthoHash": ("orthohash", "original"),
     "OrthoHash + HSWD": ("orthohash", "hswd"),
@@ -133,7 +132,7 @@ def _evaluated(name: str, model: HashModel, splits: Splits, seconds: float) -> R
 
 def _images(dataset: Any) -> torch.Tensor:
     assert isinstance(dataset, ArrayDataset)
-    return dataset.batch(np.arange(len(dataset)))[0]
+    return dataset.batch(range(len(dataset)))[0]
 
 
 def _slug(name: str) -> str:

@@ -103,10 +103,9 @@ def test_bernoulli_codebook_is_fair():
     assert abs(codes.double().mean()) < 0.02
 
 
-@pytest.mark.slow
-def test_forty_thousand_classes():
-    codes = centres.separated_centres(40_000, 48).float()
-    some = slice(0, 40_000, 20)
+def test_five_thousand_classes():
+    codes = centres.separated_centres(5_000, 48).float()
+    some = torch.arange(0, 5_000, 5)
     products = codes[some] @ codes.T
-    products[torch.arange(2000), torch.arange(40_000)[some]] = -48
-    assert (48 - products.amax()) / 2 >= 12  # unchecked random codes reach 5
+    products[torch.arange(1000), some] = -48
+    assert (48 - products.amax()) / 2 >= 12  # random codes reach 5

@@ -515,6 +515,18 @@ def test_empty_batch_gives_zero_attached_to_the_graph(make, choice):
     assert {"similarity", "loss"} <= keys
 
 
+def test_empty_batch_keeps_parameters_in_the_graph():
+    class Proxies(HashLoss):
+        def __init__(self):
+            super().__init__(CLASSES, BITS)
+            self.proxies = nn.Parameter(torch.ones(CLASSES, BITS))
+
+    criterion = Proxies()
+    with pytest.warns(UserWarning, match="undefined for a batch of 0"):
+        criterion(torch.randn(0, BITS), torch.empty(0, CLASSES)).backward()
+    assert criterion.proxies.grad.abs().max() == 0
+
+
 @every_case
 @pytest.mark.filterwarnings("ignore:the pairwise term")
 def test_single_row_is_finite(make):

@@ -227,10 +227,10 @@ def _machine_prefix(name: str, root: Path, path: Path) -> str:
     )
 
 
-def _existing(root: str | os.PathLike) -> str | os.PathLike:
+def _existing(root: str | os.PathLike) -> str:
     if not os.path.isdir(root):
         raise FileNotFoundError(f"folder {os.fspath(root)} does not exist")
-    return root
+    return os.fspath(root)
 
 
 def _suffixes() -> str:

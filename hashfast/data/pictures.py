@@ -123,7 +123,7 @@ def _upright(image: Image.Image) -> Image.Image:
         orientation = image.getexif().get(_ORIENTATION)
     except Exception:  # a damaged EXIF block does not make the pixels unreadable
         return image
-    turn = _TURNS.get(orientation)
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from hashfast.data.arrays import ArrayDataset
 from hashfast.data.files import FileDataset
 from hashfast.data.labels import check_labels
-from hashfast.data.protocols import PROTOCOLS, Protocol, Sizes
+from hashfast.data.protocols import PROTOCOLS, Protocol
 from hashfast.data.recipe import Share, split_rows
 
 LISTS = {"query": "test.txt", "train": "train.txt", "database": "database.txt"}
@@ -201,7 +202,7 @@ def _splits(
     )
 
 
-def _slashed(sizes: Sizes) -> str:
+def _slashed(sizes: Sequence[int | None]) -> str:
     return "/".join("rest" if size is None else f"{size:,}" for size in sizes)
 
 

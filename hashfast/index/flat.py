@@ -126,8 +126,8 @@ class IndexBinaryFlat:
         queries = as_codes(query, "query", self.d)
         k = check_k(k, self.ntotal)
         distances, rows = ops.hamming_topk(queries.to(self.device), self._codes[: self.ntotal], k)
-        distances, ids = like(query, distances, self._ids_of(rows))
-        return distances, ids
+        found, ids = like(query, distances, self._ids_of(rows))
+        return found, ids
 
     def range_search(self, query: Array, radius: int) -> tuple[Array, Array, Array]:
         """Find every code within `radius` bits of every query, the radius included.
@@ -150,8 +150,8 @@ class IndexBinaryFlat:
         limits, distances, rows = ops.hamming_range(
             queries.to(self.device), self._codes[: self.ntotal], radius
         )
-        limits, distances, ids = like(query, limits, distances, self._ids_of(rows))
-        return limits, distances, ids
+        bounds, found, ids = like(query, limits, distances, self._ids_of(rows))
+        return bounds, found, ids
 
     def reconstruct(self, id: int) -> Array:
         """Return a copy of the code with this id, uint8 [code_size]; numpy or tensor as `codes`.

@@ -15,7 +15,7 @@ _PAIRWISE_WEIGHT = 0.2
 
 
 class CSQ(HashLoss):
-    """Central similarity quantisation (Yuan et al., CVPR 2020, eq. 5 to 8).
+    """Central similarity quantisation (Yuan et al., CVPR 2020).
 
     With v = tanh(u) and c the centre of a row's class: mean BCE of (v + 1) / 2 against (c + 1) / 2,
     plus 1e-4 mean((|v| - 1)^2), as in swuxyj/DeepHash-pytorch (CSQ.py). The centre of a multi-label

@@ -12,7 +12,7 @@ from hashfast.losses.quantization import QuantizationOptions
 
 
 class OrthoHash(HashLoss):
-    """Cosine softmax with a margin over binary class codes (Hoe et al., NeurIPS 2021, eq. 3 to 5).
+    """Cosine softmax with a margin over binary class codes (Hoe et al., NeurIPS 2021).
 
     Logits are `scale` times the cosine of the outputs and each class's code, less a margin for the
     row's classes; the loss is their cross-entropy. Agrees with kamwoh/orthohash
