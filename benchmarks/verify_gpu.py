@@ -1,0 +1,185 @@
+"""Keep track of which GPU kernels have passed their tests on a GPU, and in which state.
+
+python benchmarks/verify_gpu.py                     say what is verified, changed, never verified
+python benchmarks/verify_gpu.py --junit report.xml  record the kernels whose tests were green
+
+tests/gpu_verified.json holds, for each kernel, the SHA-256 of its sources at its last green run on
+a GPU, with device, versions, commit and date; null means it never ran on one. Continuous
+integration has no GPU, so this is how a changed kernel that nobody has run is noticed.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+from _rows import ROOT, commit, today
+
+VERIFIED = ROOT / "tests" / "gpu_verified.json"
+CUDA, TRITON = "CUDA C++", "Triton"
+RECORD = ("sources", "device", "torch", "triton", "hashfast", "commit", "date")
+
+Records = dict[str, dict[str, Any] | None]
+
+
+def kernel_files(root: Path = ROOT) -> list[str]:
+    """Files that hold a GPU kernel, relative to the checkout; `_*.py` are shared by the others."""
+    cuda = (root / "csrc" / "cuda").glob("*.cu")
+    triton = (p for p in (root / "kernels").glob("*.py") if not p.name.startswith("_"))
+    return sorted(str(path.relative_to(root)) for path in (*cuda, *triton))
+
+
+def sources(kernel: str, root: Path = ROOT) -> list[str]:
+    """A kernel and what it is made of.
+
+    CUDA C++: the headers of ours it includes, and theirs. Triton: what kernels share, and the
+    operation's file, which holds its gradient and decides when the kernel runs.
+    """
+    path = root / kernel
+    if path.suffix == ".cu":
+        found = _with_includes(path)
+    else:
+        module = f'"hashfast.kernels.{path.stem}:'
+        users = (root / "hashfast" / "ops").glob("*.py")
+        found = {path, *(p for p in users if module in p.read_text())}
+        found |= {p for p in path.parent.glob("_*.py") if p.name != "__init__.py"}
+    return sorted(str(p.resolve().relative_to(root.resolve())) for p in found)
+
+
+def _with_includes(path: Path) -> set[Path]:
+    found, left = set(), [path.resolve()]
+    while left:
+        file = left.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for name in re.findall(r'^\s*#\s*include\s*"([^"]+)"', file.read_text(), re.MULTILINE):
+            header = (file.parent / name).resolve()
+            if header.is_file():
+                left.append(header)
+    return found
+
+
+def digests(kernel: str, root: Path = ROOT) -> dict[str, str]:
+    return {
+        name: hashlib.sha256((root / name).read_bytes()).hexdigest()
+        for name in sources(kernel, root)
+    }
+
+
+def load(path: Path = VERIFIED) -> Records:
+    """Raises ValueError when the file is malformed."""
+    try:
+        found = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}; expected an object")
+    for kernel, record in found.items():
+        if record is None:
+            continue
+        if not isinstance(record, dict) or set(record) != set(RECORD):
+            raise ValueError(f"{path}: {kernel} must be null or have exactly {', '.join(RECORD)}")
+        if not isinstance(record["sources"], dict) or not record["sources"]:
+            raise ValueError(f"{path}: the sources of {kernel} must map files to SHA-256")
+    return found
+
+
+def save(records: Records, path: Path = VERIFIED) -> None:
+    path.write_text(json.dumps(records, indent=2, sort_keys=True) + "\n")
+
+
+def concerns(records: Records, root: Path = ROOT) -> list[str]:
+    """A line for each kernel that no GPU has run as it is now."""
+    lines = []
+    for kernel, record in sorted(records.items()):
+        if record is None:
+            lines.append(f"{kernel} has never been verified on a GPU")
+            continue
+        now, then = digests(kernel, root), record["sources"]
+        changed = sorted(name for name in {*now, *then} if now.get(name) != then.get(name))
+        if changed:
+            lines.append(
+                f"{kernel} has changed ({', '.join(changed)}) since it was verified on "
+                f"{record['device']}, {record['date']}"
+            )
+    return lines
+
+
+def green_operations(report: Path) -> set[str]:
+    """Operations whose tests on a CUDA device all passed, at least one of them, by a JUnit report.
+
+    A test belongs to an operation when its parameters name the operation and `cuda`.
+    """
+    passed, failed = set(), set()
+    for case in ElementTree.parse(report).iter("testcase"):
+        match = re.search(r"\[(.*)\]$", case.get("name", ""))
+        parameters = match.group(1).split("-") if match else []
+        if "cuda" not in parameters:
+            continue
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed.update(parameters)
+        elif case.find("skipped") is None:
+            passed.update(parameters)
+    return passed - failed
+
+
+def operations_of(kernel: str, root: Path = ROOT) -> set[str]:
+    """Operations that a kernel file serves on this machine; empty if something else serves one."""
+    from hashfast.ops import OPS
+
+    path = root / kernel
+    if path.suffix == ".cu":
+        names = set(re.findall(r'\bm\.impl\("(\w+)"', path.read_text()))
+        wanted = CUDA
+    else:
+        module = f"hashfast.kernels.{path.stem}:"
+        names = {name for name, op in OPS.items() if (op.triton or "").startswith(module)}
+        wanted = TRITON
+    serving = {name for name in names if name in OPS and OPS[name].backend("cuda") == wanted}
+    return names if serving == names else set()
+
+
+def record_green(report: Path) -> list[str]:
+    """Update the file from a test run on this machine's GPU; returns the kernels that are green."""
+    from hashfast._environment import environment
+
+    green = green_operations(report)
+    found = environment("cuda")
+    stamp = {key: found[key] for key in ("device", "torch", "triton", "hashfast")}
+    records: Records = dict.fromkeys(kernel_files()) | load()
+    updated = []
+    for kernel in kernel_files():
+        operations = operations_of(kernel)
+        if operations and operations <= green:
+            records[kernel] = {
+                "sources": digests(kernel),
+                **stamp,
+                "commit": commit(),
+                "date": today(),
+            }
+            updated.append(kernel)
+    save(records)
+    return updated
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--junit", type=Path, help="JUnit report of tests/test_ops.py on a GPU")
+    options = parser.parse_args(arguments)
+    if options.junit:
+        updated = record_green(options.junit)
+        print("\n".join(f"{kernel}: verified" for kernel in updated) or "no kernel was green")
+    lines = concerns(load())
+    print("\n".join(lines) or "every GPU kernel is verified as it is")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
