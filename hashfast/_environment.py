@@ -11,10 +11,7 @@ import hashfast
 def environment(device: torch.device | str = "cpu") -> dict[str, str]:
     """Versions and the device's name."""
     device = torch.device(device)
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = _cpu_name()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     versions = {"hashfast": hashfast.__version__, "torch": torch.__version__}
     for package in ("torchvision", "triton", "numpy"):
         try:
@@ -27,7 +24,9 @@ def environment(device: torch.device | str = "cpu") -> dict[str, str]:
 def _cpu_name() -> str:
     try:
         with open("/proc/cpuinfo") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+            names = [
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            ]
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()

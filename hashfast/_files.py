@@ -43,17 +43,19 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
+    """Replace a UTF-8 text file, as `atomic_write` does."""
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+    """Replace a JSON file, as `atomic_write` does. Raises TypeError for what JSON cannot hold."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: str | os.PathLike) -> Any:
     """Raises ValueError naming the file when it is not JSON."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error

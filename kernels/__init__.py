@@ -1,4 +1,6 @@
 """Triton kernels: launchers with the arguments of their operation, imported on first use."""
 
 if __name__ != "hashfast.kernels":
-    raise ImportError(f'this package is part of hashfast: import "hashfast.kernels", not {__name__!r}')
+    raise ImportError(
+        f'this package is part of hashfast: import "hashfast.kernels", not {__name__!r}'
+    )

@@ -12,9 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-pytestmark = pytest.mark.skipif(
-    not (ROOT / "setup.py").is_file(), reason="needs a source checkout"
-)
+pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="needs a source checkout")
 
 USE = """
 import torch, hashfast
@@ -54,7 +52,8 @@ def test_sdist_carries_every_source(built):
         str(path.relative_to(ROOT))
         for folder in ("csrc", "kernels", "hashfast")
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".cpp", ".cu", ".h", ".cuh") and "hashfast/kernels" not in str(path)
+        if path.suffix in (".py", ".cpp", ".cu", ".h", ".cuh")
+        and "hashfast/kernels" not in str(path)
     ]
     assert not [name for name in tracked if name not in names]
 

@@ -119,9 +119,7 @@ def test_encode_a_messy_folder(trained, capsys, tmp_path):
 
 def test_index_joins_and_describes(trained, capsys, tmp_path):
     both = tmp_path / "both"
-    status, out, _ = call(
-        capsys, "index", trained / "query", trained / "database", "--out", both
-    )
+    status, out, _ = call(capsys, "index", trained / "query", trained / "database", "--out", both)
     assert status == 0
     assert "1297 codes of 32 bits" in out
     status, out, _ = call(capsys, "index", both, "--json")

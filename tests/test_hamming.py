@@ -126,7 +126,7 @@ def test_bad_input_is_named():
         ops.hamming_topk(codes, codes, 0)
     with pytest.raises(ValueError, match="both query and database"):
         ops.hamming_histogram(codes, codes, torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match="query labels are torch.int32"):
+    with pytest.raises(ValueError, match=r"query labels are torch\.int32"):
         ops.hamming_histogram(codes, codes, *[torch.zeros(2, dtype=torch.int32)] * 2)
     with pytest.raises(TypeError, match="packed already"):
         hashfast.pack(codes)

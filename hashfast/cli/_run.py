@@ -92,7 +92,9 @@ def _read_config(path: Path, command: Any) -> dict[str, Any]:
     known = {field.name: field for field in dataclasses.fields(command)}
     unknown = sorted(values.keys() - known)
     if unknown:
-        raise ValueError(f"{path}: unknown option(s) {', '.join(unknown)}; known: {', '.join(known)}")
+        raise ValueError(
+            f"{path}: unknown option(s) {', '.join(unknown)}; known: {', '.join(known)}"
+        )
     required = [
         f.name
         for f in known.values()

@@ -49,7 +49,14 @@ class Command:
             ]
             for row in data
         ]
-        header = ["method", f"mAP@{splits.topk}", "(any tie order)", "P@10", "quant. error", "seconds"]
+        header = [
+            "method",
+            f"mAP@{splits.topk}",
+            "(any tie order)",
+            "P@10",
+            "quant. error",
+            "seconds",
+        ]
         sizes = f"{len(splits.query)} queries against {len(splits.database)} pictures"
         text = (
             f"{table(header, rows)}\n\ndigits, {demo.BITS} bits, {sizes}; quantisation error in "

@@ -18,7 +18,9 @@ class Command:
 
         methods = {name: (cls.__doc__ or "").split("\n")[0] for name, cls in METHODS.items()}
         protocols = {
-            name: f"{protocol.description} ({protocol.where})" if protocol.where else protocol.description
+            name: f"{protocol.description} ({protocol.where})"
+            if protocol.where
+            else protocol.description
             for name, protocol in PROTOCOLS.items()
         }
         backbones = list_backbones() if self.backbones else list(OWN_BACKBONES)

@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,14 +75,16 @@ class Command:
         limits, distances, ids = index.range_search(query, self.radius)
         return [
             list(zip(distances[start:end], ids[start:end], strict=True))
-            for start, end in zip(limits[:-1], limits[1:], strict=True)
+            for start, end in pairwise(limits)
         ]
 
 
 def _hit_table(hits: list[dict[str, Any]]) -> str:
     if not hits:
         return "nothing found"
-    rows = [[str(hit["rank"]), str(hit["distance"]), str(hit["label"]), hit["item"]] for hit in hits]
+    rows = [
+        [str(hit["rank"]), str(hit["distance"]), str(hit["label"]), hit["item"]] for hit in hits
+    ]
     return table(["rank", "distance", "label", "item"], rows)
 
 

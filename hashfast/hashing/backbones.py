@@ -14,7 +14,6 @@ from hashfast.hashing.convnet import ConvNet
 from hashfast.hashing.resnet_ap import ResNetAP10
 
 
-
 class Pixels(nn.Module):
     """No network: the flattened image is the feature vector, for the training-free baselines."""
 
@@ -74,10 +73,11 @@ def build_backbone(
 ) -> nn.Module:
     """Build a network from images [n, in_channels, S, S] to features [n, F], F = .num_features.
 
-    `name` is `convnet3`, `resnetap10`, `pixels`, a torchvision classification network, or `timm/NAME`.
-    The last linear layer of a library network is removed and the rest kept, as hashing papers
-    do: alexnet and vgg keep fc6 and fc7 (F = 4096). Library networks take 3 channels, or 1,
-    which is repeated. Networks with position embeddings are built for `image_size`.
+    `name` is `convnet3`, `resnetap10`, `pixels` (no network: the flattened image), a torchvision
+    classification network, or `timm/NAME`. The last linear layer of a library network is removed
+    and the rest kept, as hashing papers do: alexnet and vgg keep fc6 and fc7 (F = 4096). Library
+    networks take 3 channels, or 1, which is repeated. Networks with position embeddings are built
+    for `image_size`.
 
     `width`: channels of convnet3 (default 128), multiplier of resnetap10 (default 1.0).
     `weights`: None starts at random; a path reads a .safetensors, .pth, .pt or .bin file of
@@ -89,7 +89,8 @@ def build_backbone(
     take, or weights that do not fit; FileNotFoundError when weights are not on this machine;
     ImportError when timm is missing.
     """
-    if width is not None and name not in _SCALABLE:
+    known = name in OWN_BACKBONES or name.startswith("timm/") or name in _torchvision_names()
+    if known and width is not None and name not in _SCALABLE:
         raise ValueError(
             f"{name} has a fixed width, got width={width}: leave it out, or use "
             f"{' or '.join(_SCALABLE)}"
@@ -211,7 +212,7 @@ def _build_timm(name: str, image_size: int, weights: str | Path | None) -> nn.Mo
     model = name.removeprefix("timm/")
     if not timm.is_model(model):
         raise _unknown(name, [f"timm/{known}" for known in timm.list_models()])
-    config = timm.get_pretrained_cfg(model)
+    config: Any = timm.get_pretrained_cfg(model)
     arguments: dict[str, Any] = {"img_size": image_size} if config.fixed_input_size else {}
     if weights is not None:
         path = _cached_timm_file(name, config) if weights == PRETRAINED else weights

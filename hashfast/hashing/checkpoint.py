@@ -8,44 +8,72 @@ import torch
 
 from hashfast._files import atomic_write
 from hashfast.hashing.config import TrainConfig
+from hashfast.hashing.model import CONFIG_FILE
 
 CHECKPOINT_FILE = "checkpoint.pt"
+FORMAT = 1
 # Settings that may change between a run and its resumption without changing the result's meaning.
 _FREE = {"device", "workers", "root", "evaluate_every"}
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(
+    folder: Path, config: TrainConfig, protocol: dict[str, Any], state: dict[str, Any]
+) -> None:
+    """Write `state` with the settings it belongs to; protocol is what `Splits.describe` returns."""
+    checkpoint = {"format": FORMAT, "config": _as_text(config), "protocol": protocol, **state}
     with atomic_write(folder / CHECKPOINT_FILE) as file:
-        torch.save(state, file)
+        torch.save(checkpoint, file)
 
 
-def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The state of the last whole epoch; only tensors and plain values are read.
+def load_checkpoint(folder: Path) -> dict[str, Any]:
+    """The state of the last whole epoch, on the CPU; only tensors and plain values are read.
 
-    Raises ValueError naming a file that is damaged.
+    Raises ValueError naming a file that is damaged, or no checkpoint of this version.
     """
     path = folder / CHECKPOINT_FILE
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged archive
         raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise ValueError(
+            f"{path} has format {found!r}; this version of hashfast reads format {FORMAT}"
+        )
+    return state
 
 
-def check_resumable(folder: Path, config: TrainConfig, resume: bool) -> None:
-    """Raise FileExistsError for a run that would be overwritten, ValueError for other settings."""
+def find_run(
+    folder: Path, config: TrainConfig, protocol: dict[str, Any], resume: bool
+) -> dict[str, Any] | None:
+    """State of the run in `folder` to continue from; None where there is none.
+
+    Raises FileExistsError for a run or model that would be overwritten, ValueError for other
+    settings or data.
+    """
     if not (folder / CHECKPOINT_FILE).is_file():
-        return
+        if (folder / CONFIG_FILE).is_file():
+            raise FileExistsError(
+                f"{folder} holds a model and no checkpoint to continue from: choose another folder"
+            )
+        return None
     state = load_checkpoint(folder)
     if not resume:
         raise FileExistsError(
             f"{folder} holds a run at epoch {state['epoch']} of {state['config']['epochs']}: "
             "continue it with resume (--resume), or choose another folder"
         )
-    ours = {key: str(value) for key, value in asdict(config).items()}
-    differ = [
-        f"{key} {state['config'].get(key)} -> {value}"
-        for key, value in ours.items()
-        if key not in _FREE and state["config"].get(key) != value
+    pairs = [
+        (key, state["config"].get(key), value)
+        for key, value in _as_text(config).items()
+        if key not in _FREE
     ]
+    pairs += [(f"data {key}", state["protocol"].get(key), protocol[key]) for key in protocol]
+    differ = [f"{key} {theirs} -> {ours}" for key, theirs, ours in pairs if theirs != ours]
     if differ:
         raise ValueError(f"{folder} was trained with other settings: {'; '.join(differ)}")
+    return state
+
+
+def _as_text(config: TrainConfig) -> dict[str, str]:
+    return {key: str(value) for key, value in asdict(config).items()}

@@ -1,8 +1,11 @@
 """Settings of a training run; the command line is made from this class."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
+
+Precision = Literal["no", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class TrainConfig:
     """L2 penalty of Adam."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up."""
-    amp: Literal["no", "bf16", "fp16"] = "no"
+    amp: Precision = "no"
     """Mixed precision of the network; losses stay in float32."""
     compile: bool = False
     """Compile the network with torch.compile."""
@@ -58,8 +61,15 @@ class TrainConfig:
         for name in ("bits", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.learning_rate <= 0:
+        for name in ("warmup_epochs", "evaluate_every", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
+        if self.amp not in get_args(Precision):
+            raise ValueError(
+                f"amp is {self.amp!r}; expected one of {', '.join(get_args(Precision))}"
+            )
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs; it must be fewer"

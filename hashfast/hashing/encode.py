@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from hashfast.data import ArrayDataset, ImageDataset, UnreadableImage
 from hashfast.hashing.loading import Readable, batches
-from hashfast.hashing.model import HashModel
+from hashfast.hashing.model import HashModel, first_not_finite, inference, not_finite_error
 from hashfast.hashing.projections import Projection
 from hashfast.ops import pack
 
@@ -45,10 +45,9 @@ def encode_dataset(
             f"the dataset's images are {_shape(dataset.image_shape)} and the model takes "
             f"{_shape(model.config.image_shape)}: load the data with that image_size"
         )
-    was_training = model.training
-    model.eval()
     parts, unreadable = [], []
-    with tqdm(total=len(dataset), unit="img", desc="encode", disable=not progress) as bar:
+    bar = tqdm(total=len(dataset), unit="img", desc="encode", disable=not progress)
+    with bar, inference(model):
         for batch, failed in _readable_batches(model, dataset, batch_size, workers):
             if strict and failed:
                 raise UnreadableImage(failed[0][1])
@@ -57,18 +56,13 @@ def encode_dataset(
             if batch is None:
                 continue
             images, labels, indices = batch
-            with torch.inference_mode():
-                outputs = model(images).float()
-            finite = outputs.isfinite().all(1)
-            if not finite.all():
-                at = int(indices[(~finite).nonzero()[0, 0]])
-                raise ValueError(
-                    f"item {at}{_name(dataset, at)}: the model's outputs are not finite; check its "
-                    "weights, or the picture if it is only this one"
-                )
+            outputs = model(images).float()
+            row = first_not_finite(outputs)
+            if row is not None:
+                at = int(indices[row])
+                raise not_finite_error(f"item {at}{_name(dataset, at)}")
             parts.append((outputs.cpu(), labels.cpu(), indices.cpu()))
             bar.update(len(images))
-    model.train(was_training)
     if not parts:
         empty = torch.empty(0, model.bits)
         none = torch.empty(0, dtype=torch.int64)

@@ -3,15 +3,17 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hashfast._files import atomic_write, read_json, write_json, write_text
+from hashfast._files import atomic_write, read_json
 from hashfast.hashing.backbones import build_backbone, read_weights
 from hashfast.hashing.heads import build_head
 from hashfast.ops import pack
@@ -70,7 +72,8 @@ class HashModel(nn.Module):
             width=config.width,
             weights=weights,
         )
-        self.head = build_head(config.head, self.backbone.num_features, config.bits)
+        features: Any = self.backbone.num_features
+        self.head = build_head(config.head, features, config.bits)
         for name, values in (("mean", config.mean), ("std", config.std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
         self.training_info: dict[str, Any] = {}
@@ -81,8 +84,10 @@ class HashModel(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Backbone features [n, F] of images uint8, or float in [0, 1], [n, C, H, W]."""
-        if images.dtype == torch.uint8:
-            images = images.to(self.mean.dtype) / 255
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise TypeError(f"images are {images.dtype}; expected uint8, or float in [0, 1]")
+        scale = 255 if images.dtype == torch.uint8 else 1
+        images = images.to(self.mean.dtype) / scale
         return self.backbone((images - self.mean) / self.std)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -91,41 +96,34 @@ class HashModel(nn.Module):
     def encode(self, pictures: Any, batch_size: int = 256) -> Tensor:
         """Packed codes uint8 [n, ceil(bits / 8)] of pictures, on the CPU.
 
-        pictures: a path, PIL image, array or tensor, or a list of them, or a uint8 tensor
-        [n, C, H, W] of the model's size. A picture is resized to cover the model's square and
-        cropped at the centre. The batch size changes nothing but speed.
+        pictures: a path, PIL image, array or tensor as `hashfast.data.to_image` takes them, or a
+        list of them, or a tensor [n, C, H, W] or array [n, H, W, C]. A picture is resized to cover
+        the model's square and cropped at the centre. The batch size changes nothing but speed.
         Raises UnreadableImage naming a picture that cannot be decoded, and ValueError naming the
         picture whose outputs are not finite.
         """
-        batched = isinstance(pictures, Tensor) and pictures.ndim == 4
-        if not batched and (
-            isinstance(pictures, str | os.PathLike) or not isinstance(pictures, Sequence)
-        ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        if _is_single(pictures):
             pictures = [pictures]
         codes = [
             self._encode_batch(pictures[start : start + batch_size], start)
             for start in range(0, len(pictures), batch_size)
         ]
-        return torch.cat(codes) if codes else torch.empty(0, -(-self.bits // 8), dtype=torch.uint8)
+        return torch.cat(codes) if codes else pack(torch.empty(0, self.bits))
 
-    @torch.inference_mode()
-    def _encode_batch(self, pictures: Any, start: int) -> Tensor:
-        if not isinstance(pictures, Tensor):
-            from hashfast.data import to_image
+    def _encode_batch(self, pictures: Sequence[Any] | Tensor, start: int) -> Tensor:
+        from hashfast.data import to_image
 
-            channels, size, _ = self.config.image_shape
-            pictures = torch.stack([to_image(p, size, channels) for p in pictures])
-        was_training = self.training
-        self.eval()
-        outputs = self(pictures.to(self.mean.device))
-        self.train(was_training)
-        finite = outputs.isfinite().all(1)
-        if not finite.all():
-            row = start + int((~finite).nonzero()[0])
-            raise ValueError(
-                f"picture {row}: the model's outputs are not finite; check its weights, or the "
-                "picture if it is only this one"
-            )
+        channels, size, _ = self.config.image_shape
+        images = torch.stack([to_image(picture, size, channels) for picture in pictures])
+        with inference(self):
+            outputs = self(images.to(self.mean.device))
+        row = first_not_finite(outputs)
+        if row is not None:
+            path = pictures[row]
+            named = f" ({path})" if isinstance(path, str | os.PathLike) else ""
+            raise not_finite_error(f"picture {start + row}{named}")
         return pack(outputs).cpu()
 
     def fingerprint(self) -> str:
@@ -142,25 +140,32 @@ class HashModel(nn.Module):
         return digest.hexdigest()[:16]
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write model.safetensors, config.json and a card (README.md) into `folder`."""
+        """Write model.safetensors, config.json and a card (README.md) into `folder`.
+
+        The files of a model that was there are replaced together, once all are written.
+        """
         from safetensors.torch import save
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
-        with atomic_write(folder / WEIGHTS_FILE) as file:
-            file.write(save(state))
         fingerprint = self.fingerprint()
-        write_json(
-            folder / CONFIG_FILE,
-            {
-                "format": FORMAT,
-                "model": asdict(self.config),
-                "fingerprint": fingerprint,
-                "training": self.training_info,
-            },
-        )
-        write_text(folder / CARD_FILE, self._card(folder.name, fingerprint))
+        config = {
+            "format": FORMAT,
+            "model": asdict(self.config),
+            "fingerprint": fingerprint,
+            "training": self.training_info,
+        }
+        contents = {
+            CARD_FILE: self._card(folder.resolve().name, fingerprint).encode(),
+            CONFIG_FILE: json.dumps(config, indent=2).encode() + b"\n",
+            WEIGHTS_FILE: save(state),
+        }
+        with ExitStack() as stack:
+            for name, content in contents.items():
+                file = stack.enter_context(atomic_write(folder / name))
+                file.write(content)
+                file.flush()
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike, device: str = "cpu") -> Self:
@@ -177,31 +182,37 @@ class HashModel(nn.Module):
                     "`hashfast train` or HashModel.save_pretrained"
                 )
         stored = read_json(folder / CONFIG_FILE)
-        if stored.get("format") != FORMAT:
+        found = stored.get("format") if isinstance(stored, dict) else None
+        if found != FORMAT:
             raise ValueError(
-                f"{folder / CONFIG_FILE} has format {stored.get('format')!r}; this version of "
-                f"hashfast reads format {FORMAT}"
+                f"{folder / CONFIG_FILE} has format {found!r}; this version of hashfast reads "
+                f"format {FORMAT}: the file is not a hashfast model's, or a later version wrote it"
             )
-        known = {field.name for field in fields(ModelConfig)}
-        values = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in stored["model"].items()
-        }
-        if values.keys() != known:
+        try:
+            model = cls(_model_config(stored["model"]))
+            fingerprint, training_info = stored["fingerprint"], stored["training"]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{folder / CONFIG_FILE} describes a model by {sorted(values)}; expected "
-                f"{sorted(known)}"
-            )
-        model = cls(ModelConfig(**values))
-        model._load_weights(folder / WEIGHTS_FILE)
-        model.training_info = stored.get("training", {})
+                f"{folder / CONFIG_FILE} does not describe a model: {type(error).__name__}: {error}"
+            ) from error
+        model._load_weights(folder / WEIGHTS_FILE, fingerprint)
+        model.training_info = training_info
         return model.to(device).eval()
 
-    def _load_weights(self, path: Path) -> None:
+    def _load_weights(self, path: Path, fingerprint: str) -> None:
+        state = read_weights(path)
         try:
-            self.load_state_dict(read_weights(path))
+            self.to(next((v.dtype for v in state.values() if v.is_floating_point()), None))
+            self.load_state_dict(state)
         except RuntimeError as error:
-            raise ValueError(f"{path} does not fit the model in its config.json: {error}") from error
+            raise ValueError(
+                f"{path} does not fit the model in {CONFIG_FILE} beside it: {error}"
+            ) from error
+        if self.fingerprint() != fingerprint:
+            raise ValueError(
+                f"{path} and {CONFIG_FILE} beside it are not of the same model: their fingerprints "
+                f"are {self.fingerprint()} and {fingerprint}; copy or save both again"
+            )
 
     def _card(self, name: str, fingerprint: str) -> str:
         facts = {
@@ -219,6 +230,49 @@ class HashModel(nn.Module):
             f'model = hashfast.HashModel.from_pretrained("{name}")\n'
             'codes = model.encode(["a.jpg", "b.png"])\n```\n'
         )
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own mode comes back, also on an error."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def first_not_finite(outputs: Tensor) -> int | None:
+    """The first row [bits] of outputs that holds NaN or infinity."""
+    bad = (~outputs.isfinite()).any(1).nonzero()
+    return int(bad[0]) if len(bad) else None
+
+
+def not_finite_error(item: str) -> ValueError:
+    return ValueError(
+        f"{item}: the model's outputs are not finite; check its weights, or the picture if it is "
+        "only this one"
+    )
+
+
+def _is_single(pictures: Any) -> bool:
+    if isinstance(pictures, Tensor | np.ndarray):
+        return pictures.ndim != 4
+    return isinstance(pictures, str | os.PathLike) or not isinstance(pictures, Sequence)
+
+
+def _model_config(values: dict[str, Any]) -> ModelConfig:
+    """The configuration stored in config.json, where tuples are lists."""
+    known = sorted(field.name for field in fields(ModelConfig))
+    if sorted(values) != known:
+        raise ValueError(f"it has {sorted(values)}, expected {known}")
+    tuples: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
+    return ModelConfig(**tuples)
 
 
 def _nested(value: Any) -> bool:

@@ -3,21 +3,22 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from hashfast import losses
 from hashfast._environment import environment
 from hashfast._files import write_json, write_text
 from hashfast.data import ArrayDataset, Splits, load
-from hashfast.hashing.checkpoint import CHECKPOINT_FILE, check_resumable, load_checkpoint, save_checkpoint
+from hashfast.hashing.checkpoint import CHECKPOINT_FILE, find_run, save_checkpoint
 from hashfast.hashing.config import TrainConfig
 from hashfast.hashing.encode import encode_dataset
 from hashfast.hashing.loading import batches, epoch_seed, resolve_device, shuffled
@@ -37,8 +38,14 @@ class TrainResult(NamedTuple):
     results: dict[str, Any]
 
 
+class _Evaluation(NamedTuple):
+    report: Report
+    quantization_error: float
+    unreadable: list[str]
+
+
 class DivergedError(RuntimeError):
-    """A loss term became NaN or infinite."""
+    """A loss term or a weight became NaN or infinite."""
 
 
 def train(
@@ -54,16 +61,18 @@ def train(
     `out` receives model.safetensors, config.json, a card, metrics.jsonl (a line an epoch),
     results.json and, after every epoch, checkpoint.pt; None writes nothing. `resume` continues
     from that checkpoint, with the same result as an uninterrupted run. `splits` overrides loading
-    `config.data`. Raises FileExistsError when `out` holds a run and `resume` is off, ValueError when
-    its settings differ, and DivergedError naming term, step and learning rate.
+    `config.data`. Raises FileExistsError when `out` holds a run and `resume` is off, ValueError
+    when its settings or data differ, and DivergedError naming term, step and learning rate.
+    Unreadable queries and database pictures are left out of the evaluation with a warning, and
+    listed in the results; an unreadable training picture raises UnreadableImage.
     """
     device = resolve_device(config.device)
     if splits is None:
         splits = load(config.data, config.root, config.split_seed, config.image_size)
+    state = None
     if out is not None:
         out = Path(out)
-        check_resumable(out, config, resume)
-        out.mkdir(parents=True, exist_ok=True)
+        state = find_run(out, config, splits.describe(), resume)
 
     torch.manual_seed(config.seed)
     criterion = build_criterion(config, splits).to(device)
@@ -72,8 +81,10 @@ def train(
     model = HashModel(model_config(config, splits, criterion.head), weights=config.weights)
     model.to(device)
     run = _Run(config, splits, model, criterion, device, out, progress)
-    if resume and out is not None and (out / CHECKPOINT_FILE).is_file():
-        run.restore(load_checkpoint(out, device))
+    if state is not None:
+        run.restore(state)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
     run.fit()
     return run.finish()
 
@@ -96,12 +107,10 @@ def build_criterion(config: TrainConfig, splits: Splits) -> losses.HashLoss:
 
 
 def model_config(config: TrainConfig, splits: Splits, head: str) -> ModelConfig:
-    """Model settings for the protocol's images; statistics of arrays are those of the training set."""
+    """Model settings for the protocol's images: arrays are normalised as the training set is."""
     mean, std = ModelConfig.mean, ModelConfig.std
     if isinstance(splits.train, ArrayDataset) and config.weights is None:
-        pixels = splits.train.images.float().div_(255)
-        mean = tuple(round(float(m), 6) for m in pixels.mean((0, 2, 3)))
-        std = tuple(round(float(s), 6) or 1.0 for s in pixels.std((0, 2, 3)))
+        mean, std = channel_statistics(splits.train.images)
     elif splits.image_shape[0] == 1:
         mean, std = (0.449,), (0.226,)  # the means of ImageNet's, for grey pictures
     return ModelConfig(
@@ -113,6 +122,25 @@ def model_config(config: TrainConfig, splits: Splits, head: str) -> ModelConfig:
         mean=mean,
         std=std,
     )
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 images [n, C, H, W], as of [0, 1].
+
+    A channel that varies by less than one grey level has standard deviation 1: dividing by its own
+    would blow up the few pixels, or the later images, that differ.
+    """
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in images.unbind(1):
+        # By counting, which is exact and needs no float copy of the training set.
+        counts = channel.flatten().bincount(minlength=256)
+        shares = counts.cpu().double() / channel.numel()
+        mean = float(shares @ levels)
+        std = float(shares @ (levels - mean).square()) ** 0.5
+        means.append(round(mean, 6))
+        stds.append(round(std, 6) if std > 1 / 255 else 1.0)
+    return tuple(means), tuple(stds)
 
 
 class _Run:
@@ -133,13 +161,13 @@ class _Run:
         self.train_set = splits.train
         if isinstance(self.train_set, ArrayDataset):
             self.train_set = self.train_set.to(device)
-        parameters = [*model.parameters(), *criterion.parameters()]
+        self.parameters = [*model.parameters(), *criterion.parameters()]
         self.optimizer = torch.optim.Adam(
-            parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+            self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.steps_per_epoch = len(shuffled(len(self.train_set), config.batch_size, 0, 0))
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
-        self.forward: nn.Module = torch.compile(model) if config.compile else model
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(model) if config.compile else model
         self.epoch, self.seconds = 0, 0.0
         self.history: list[dict[str, Any]] = []
 
@@ -152,7 +180,6 @@ class _Run:
 
     def state(self) -> dict[str, Any]:
         return {
-            "config": {key: str(value) for key, value in asdict(self.config).items()},
             "model": self.model.state_dict(),
             "criterion": self.criterion.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -176,7 +203,7 @@ class _Run:
                 line = self._train_epoch(bar)
                 every = self.config.evaluate_every
                 if every and (self.epoch % every == 0 and self.epoch < self.config.epochs):
-                    line["map"] = self._evaluate()[0].map
+                    line["map"] = self._evaluate().report.map
                 self.history.append(line)
                 bar.set_postfix({k: f"{v:.4g}" for k, v in line.items() if k in ("loss", "map")})
                 self._save()
@@ -188,19 +215,19 @@ class _Run:
         self.model.train()
         self.criterion.start_epoch(self.epoch)
         watch = _FiniteWatch()
-        rows = shuffled(
-            len(self.train_set), self.config.batch_size, self.config.seed, self.epoch
-        )
+        rows = shuffled(len(self.train_set), self.config.batch_size, self.config.seed, self.epoch)
         sums: dict[str, Tensor] = {}
-        for i, batch in enumerate(
-            batches(self.train_set, rows, self.device, self.config.workers)
-        ):
+        for i, batch in enumerate(batches(self.train_set, rows, self.device, self.config.workers)):
             step = self.epoch * self.steps_per_epoch + i
             self._step(step, *batch)
             for name, value in self.criterion.components.items():
                 sums[name] = sums.get(name, 0) + value
             watch.see(step, self.criterion.components)
             bar.update()
+        # The last update shows in no loss of this epoch, and its weights are about to be kept.
+        watch.see(
+            step, {"weights": torch.nn.utils.get_total_norm([p.detach() for p in self.parameters])}
+        )
         watch.raise_if_diverged(self._learning_rate, self.out)
         seconds = time.perf_counter() - start
         self.epoch += 1
@@ -237,11 +264,20 @@ class _Run:
         share = (step - warmup) / max(self.config.epochs * self.steps_per_epoch - warmup, 1)
         return self.config.learning_rate * (1 + math.cos(math.pi * share)) / 2
 
-    def _evaluate(self) -> tuple[Report, float]:
-        query, database = (
-            encode_dataset(self.model, part, workers=self.config.workers)
-            for part in (self.splits.query, self.splits.database)
-        )
+    def _evaluate(self) -> _Evaluation:
+        parts = {"query": self.splits.query, "database": self.splits.database}
+        encoded = {
+            name: encode_dataset(self.model, part, workers=self.config.workers)
+            for name, part in parts.items()
+        }
+        unreadable = [reason for part in encoded.values() for _, reason in part.unreadable]
+        if unreadable:
+            warnings.warn(
+                f"{len(unreadable)} unreadable pictures are left out of the evaluation, the first: "
+                f"{unreadable[0]}",
+                stacklevel=2,
+            )
+        query, database = encoded.values()
         report = evaluate(
             query.codes,
             database.codes,
@@ -250,17 +286,19 @@ class _Run:
             topk=self.splits.topk,
             bits=self.config.bits,
         )
-        return report, quantization_error(database.outputs)
+        return _Evaluation(report, quantization_error(database.outputs), unreadable)
 
     def _save(self) -> None:
         if self.out is None:
             return
-        save_checkpoint(self.out, self.state())
+        # The checkpoint last: stopped between the two, a resumed run repeats the epoch and writes
+        # both again.
         lines = "".join(json.dumps(line) + "\n" for line in self.history)
         write_text(self.out / METRICS_FILE, lines)
+        save_checkpoint(self.out, self.config, self.splits.describe(), self.state())
 
     def finish(self) -> TrainResult:
-        report, error = self._evaluate()
+        report, error, unreadable = self._evaluate()
         self.model.eval()
         results = {
             "config": {
@@ -270,6 +308,7 @@ class _Run:
             "protocol": self.splits.describe(),
             "report": report.to_dict(),
             "quantization_error": error,
+            "unreadable": unreadable,
             "train_seconds": self.seconds,
             "environment": environment(self.device),
         }
@@ -305,7 +344,9 @@ class _FiniteWatch:
             return
         step = min(step for step, _ in bad)
         names = ", ".join(name for at, name in bad if at == step)
-        kept = f"; {out / CHECKPOINT_FILE} holds the last epoch that was fine" if out else ""
+        kept = ""
+        if out is not None and (out / CHECKPOINT_FILE).is_file():
+            kept = f"; {out / CHECKPOINT_FILE} holds the last epoch that was fine"
         raise DivergedError(
             f"the loss was not finite at step {step} (terms: {names}; learning rate "
             f"{learning_rate(step):.3g}): lower learning_rate, or use amp=no or bf16{kept}"

@@ -1,8 +1,8 @@
 """A gallery: codes in a folder, with what they are codes of.
 
-    codes.ibxf     the index, in faiss's format where the number of bits allows it
-    items.csv      row, item (a path, or a name such as digits/database/12), label
-    gallery.json   bits, the model that made the codes and its fingerprint, where they come from
+codes.ibxf     the index, in faiss's format where the number of bits allows it
+items.csv      row, item (a path, or a name such as digits/database/12), label
+gallery.json   bits, the model that made the codes and its fingerprint, where they come from
 """
 
 import csv

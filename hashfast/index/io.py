@@ -15,8 +15,7 @@ faiss holds whole bytes only. Codes of another number of bits use the fourcc `HF
 import os
 import struct
 from io import BufferedReader
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 

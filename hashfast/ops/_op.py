@@ -1,7 +1,8 @@
-"""One operation: schema, reference, fake, gradient, examples. PyTorch's dispatcher picks the backend.
+"""One operation: schema, reference, fake, gradient, examples.
 
 The reference is plain PyTorch and is the specification: it is registered for every device, and a
 compiled kernel (C++ for CPU, CUDA C++ or Triton for CUDA) takes precedence where there is one.
+PyTorch's dispatcher chooses.
 """
 
 import importlib
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hashfast import _ext  # noqa: F401  (loads the compiled kernels)
+from hashfast import _ext
 
 NAMESPACE = "hashfast"
 OPS: dict[str, "Op"] = {}
@@ -76,7 +77,7 @@ class Op:
         return self.overload(*args)
 
     def backend(self, device: str) -> str:
-        """What serves this operation on "cpu" or "cuda": "C++", "CUDA C++", "Triton" or "reference"."""
+        """What serves it on "cpu" or "cuda": "C++", "CUDA C++", "Triton" or "reference"."""
         key = device.upper()
         if not self._compiled(key):
             return "reference"

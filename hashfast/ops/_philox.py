@@ -1,4 +1,4 @@
-"""Philox-4x32-10 (Salmon et al. 2011) in plain PyTorch: random bits that every backend reproduces."""
+"""Random bits that every backend reproduces: Philox-4x32-10 (Salmon et al. 2011)."""
 
 import torch
 from torch import Tensor
