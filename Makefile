@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := $(wildcard setup.py pyproject.toml csrc/*.h csrc/*.cuh csrc/*/*)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EXTRAS := test,lint,plot,bench,train
-CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cuh' 'csrc/*.cpp' 'csrc/*.cu')
+NATIVE := $(wildcard csrc/*.h csrc/*.cuh csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
+LIBRARY := hashfast/_C.abi3.so
 
-.PHONY: demo test lint format build bench clean data
+.PHONY: demo test lint format build bench clean data FORCE
 
 demo: build
 	$(BIN)/hashfast demo --out demo
@@ -17,15 +18,15 @@ test: build data
 lint: $(VENV)/.dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
 	$(BIN)/mypy
 
 format: $(VENV)/.dependencies
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CXX_FILES)
+	$(BIN)/clang-format -i $(NATIVE)
 
-build: $(VENV)/.built
+build: $(LIBRARY)
 
 bench: build
 	$(BIN)/python benchmarks/bench_ops.py
@@ -35,21 +36,26 @@ bench: build
 data:
 	@scripts/system-packages dataset-fashion-mnist
 
-$(VENV)/bin/python:
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || scripts/system-packages python3-venv
-	@command -v c++ >/dev/null || scripts/system-packages g++
+$(BIN)/python:
+	@$(PYTHON) scripts/check_python.py || { scripts/system-packages python3-venv python3-dev && \
+	    $(PYTHON) scripts/check_python.py; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.dependencies: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    torch torchvision numpy "setuptools>=77" wheel ninja "pybind11>=3"
+$(VENV)/.dependencies: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -c constraints.txt torch torchvision numpy "setuptools>=77" wheel ninja
 	$(BIN)/python scripts/requirements.py $(EXTRAS) > $(VENV)/requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    -r $(VENV)/requirements.txt
+	$(PIP) -c constraints.txt -r $(VENV)/requirements.txt
 	@touch $@
 
-$(VENV)/.built: $(VENV)/.dependencies $(NATIVE)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+# What the build depends on besides files; rewritten only when it changes.
+SETTINGS := $(HASHFAST_CUDA) $(TORCH_CUDA_ARCH_LIST) $(CUDA_HOME) $(shell command -v nvcc)
+$(VENV)/.settings: FORCE | $(BIN)/python
+	@echo '$(SETTINGS)' | cmp -s - $@ || echo '$(SETTINGS)' > $@
+
+$(LIBRARY): $(NATIVE) setup.py $(VENV)/.dependencies $(VENV)/.settings
+	@command -v c++ >/dev/null || scripts/system-packages g++
+	rm -f hashfast/_C*.abi3.so
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 clean:

@@ -9,34 +9,45 @@ torch's stable ABI, so one build loads on torch 2.11 and later.
 """
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 from setuptools import setup
 
-CUDA_ARCHITECTURES = "8.0;9.0;10.0+PTX"
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11
 
 
 def find_cuda_home() -> str | None:
-    """A toolkit that has its headers; `nvcc` on PATH may be a wrapper script elsewhere."""
+    """A toolkit that has its compiler and headers; `nvcc` on PATH may be a wrapper elsewhere."""
     nvcc = shutil.which("nvcc")
-    candidates = [os.environ.get("CUDA_HOME"), nvcc and Path(nvcc).resolve().parent.parent]
-    candidates += ["/usr/local/cuda", *sorted(Path("/usr/local").glob("cuda-*"), reverse=True)]
+    candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+    candidates += [nvcc and Path(nvcc).resolve().parent.parent, "/usr/local/cuda"]
+    candidates += sorted(Path("/usr/local").glob("cuda-*"), reverse=True)
     for home in candidates:
-        if home and (Path(home) / "include" / "cuda_runtime.h").is_file():
+        needed = ("include/cuda_runtime.h", "bin/nvcc")
+        if home and all((Path(home) / name).is_file() for name in needed):
             return str(home)
     return None
 
 
+def toolkit_version(home: str) -> tuple[int, int]:
+    said = subprocess.run([f"{home}/bin/nvcc", "--version"], capture_output=True, text=True)
+    found = re.search(r"release (\d+)\.(\d+)", said.stdout)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
 # torch's build helpers read these when they are imported.
 cuda_home = find_cuda_home()
+version = toolkit_version(cuda_home) if cuda_home else (0, 0)
 if cuda_home:
     os.environ["CUDA_HOME"] = cuda_home
 else:
     os.environ.pop("CUDA_HOME", None)
-os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+blackwell = ";10.0" if version >= (12, 8) else ""
+os.environ.setdefault("TORCH_CUDA_ARCH_LIST", f"7.5;8.0;9.0{blackwell}+PTX")
 
 import torch  # noqa: E402
 from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # noqa: E402
@@ -69,7 +80,9 @@ if mode == "0":
 elif torch.version.cuda is None:
     decision = "off: this torch has no CUDA"
 elif cuda_home is None:
-    decision = "off: no CUDA toolkit with include/cuda_runtime.h was found"
+    decision = "off: no CUDA toolkit with bin/nvcc and include/cuda_runtime.h was found"
+elif version[0] != int(torch.version.cuda.split(".")[0]):
+    decision = f"off: the toolkit is CUDA {version[0]}.{version[1]}, torch's {torch.version.cuda}"
 else:
     decision = f"on: toolkit {cuda_home}, architectures {os.environ['TORCH_CUDA_ARCH_LIST']}"
     nvcc = ["-O3", "-std=c++20", "-DUSE_CUDA", "--resource-usage", STABLE_ABI]

@@ -78,6 +78,10 @@ cp tests/gpu_verified.json "$out/"
 
 # An operation a process: an error on the GPU outlives whatever caused it.
 mapfile -t operations < <("$python" benchmarks/_suite.py operations 2>>"$log")
+if [ ${#operations[@]} -eq 0 ]; then
+    say "no operation could be listed: nothing is measured"
+    status=1
+fi
 reserve=$(percent 25) # for the other tests
 for i in "${!operations[@]}"; do
     share=$((($(left) - reserve) / (${#operations[@]} - i)))

@@ -18,6 +18,8 @@ inline void check_codes(const char* op, const Tensor& query, const Tensor& datab
   STD_TORCH_CHECK(
       query.scalar_type() == ScalarType::Byte && database.scalar_type() == ScalarType::Byte, op,
       ": packed codes must be uint8");
+  STD_TORCH_CHECK(query.device() == database.device(), op,
+                  ": query and database are on different devices");
   STD_TORCH_CHECK(query.size(1) == database.size(1), op, ": query has ", query.size(1),
                   " bytes per code and database ", database.size(1));
   STD_TORCH_CHECK(query.size(1) >= 1 && query.size(1) <= kMaxCodeBytes, op, ": codes have ",

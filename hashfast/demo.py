@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -115,6 +116,17 @@ def write_pictures(out: Path, best: Row, all_rows: list[Row], splits: Splits) ->
 
 def load_splits() -> Splits:
     return load(PROTOCOL)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Digits are too small to share: threads that wait for each other only cost time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _evaluated(name: str, model: HashModel, splits: Splits, seconds: float) -> Row:

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK_ROWS = 32
+BLOCK_ROWS = 8
 BLOCK_DIMS = 128
 
 
@@ -18,12 +18,14 @@ def _class_mean(
     BLOCK_ROWS: tl.constexpr, BLOCK_DIMS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     total = tl.zeros((BLOCK_DIMS,), ACC)
-    for first in range(start, end, BLOCK_ROWS):
+    first = start
+    while first < end:  # not range(): triton 3.6 interprets it wrongly beside NumPy 2.4
         position = first + tl.arange(0, BLOCK_ROWS)
         row = tl.load(rows + position, mask=position < end, other=0)
         mask = (position < end)[:, None] & in_range[None, :]
         at = features + row[:, None] * stride_row + dims[None, :] * stride_dim
         total += tl.sum(tl.load(at, mask=mask, other=0.0).to(ACC), axis=0)
+        first += BLOCK_ROWS
     return total / tl.maximum(end - start, 1).to(ACC)
 
 
@@ -71,10 +73,11 @@ def forward(
     blocks = triton.cdiv(num_dims, BLOCK_DIMS)
     partial = torch.empty(num_classes, blocks, dtype=dtype, device=real.device)
     if partial.numel():
-        class_mmd_kernel[num_classes, blocks](
-            real, *real.stride(), real_rows, real_offsets,
-            synthetic, *synthetic.stride(), synthetic_rows, synthetic_offsets,
-            difference, partial, num_dims,
-            BLOCK_ROWS, BLOCK_DIMS, tl.float64 if dtype == torch.float64 else tl.float32,
-        )  # fmt: skip
+        with torch.cuda.device_of(real):  # Triton launches on the current device
+            class_mmd_kernel[num_classes, blocks](
+                real, *real.stride(), real_rows, real_offsets,
+                synthetic, *synthetic.stride(), synthetic_rows, synthetic_offsets,
+                difference, partial, num_dims,
+                BLOCK_ROWS, BLOCK_DIMS, tl.float64 if dtype == torch.float64 else tl.float32,
+            )  # fmt: skip
     return partial.sum(), difference

@@ -120,8 +120,10 @@ def test_bad_input_is_named():
     codes = torch.zeros(2, 8, dtype=torch.uint8)
     with pytest.raises(TypeError, match=r"float32.*hashfast\.pack"):
         ops.hamming_topk(codes.float(), codes, 1)
-    with pytest.raises(ValueError, match="8 bytes per code and database 4"):
+    with pytest.raises(ValueError, match=r"query has 8 bytes per code .*; database has 4"):
         ops.hamming_topk(codes, codes[:, :4], 1)
+    with pytest.raises(ValueError, match="query is on cpu and database on meta"):
+        ops.hamming_topk(codes, codes.to("meta"), 1)
     with pytest.raises(ValueError, match="k is 0"):
         ops.hamming_topk(codes, codes, 0)
     with pytest.raises(ValueError, match="both query and database"):

@@ -116,6 +116,18 @@ def test_class_mmd_does_not_depend_on_row_order():
     assert ops.class_mmd(real, real, labels, labels, 3) == 0
 
 
+def test_class_mmd_takes_narrow_labels_and_ignores_absent_classes():
+    real, synthetic = torch.randn(6, 4), torch.randn(6, 4)
+    labels = torch.tensor([100, 120, 126, 127, 127, 3])
+    expected = ops.class_mmd(real, synthetic, labels, labels, 128)
+    assert ops.class_mmd(real, synthetic, labels.to(torch.int8), labels.char(), 128) == expected
+    real = torch.tensor([[1.0], [torch.inf]], requires_grad=True)
+    loss = ops.class_mmd(real, torch.tensor([[2.0]]), torch.tensor([0, 1]), torch.tensor([0]), 2)
+    assert loss == 1
+    loss.backward()
+    assert real.grad.tolist() == [[-2], [0]]
+
+
 def test_masked_contrastive_is_the_literal_sum():
     anchors = torch.randn(6, 5, dtype=torch.float64)
     keys = torch.randn(8, 5, dtype=torch.float64)
@@ -154,12 +166,20 @@ def test_bad_shapes_are_named():
         ops.binary_wasserstein(x[0])
     with pytest.raises(ValueError, match="not both"):
         ops.binary_wasserstein(x, torch.zeros(3, dtype=torch.int32), torch.tensor(1))
-    with pytest.raises(ValueError, match=r"one count per bit, \[3\]"):
-        ops.binary_wasserstein(x, torch.zeros(4, dtype=torch.int32))
+    for negatives in (torch.zeros(4, dtype=torch.int32), torch.zeros(3, dtype=torch.int64)):
+        with pytest.raises(ValueError, match=r"one count per bit, int32 \[3\]"):
+            ops.binary_wasserstein(x, negatives)
+    with pytest.raises(ValueError, match="expected one int64"):
+        ops.binary_wasserstein(x, seed=torch.tensor(1.0))
+    ids = torch.zeros(4, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"real features are \(4, 3\) and labels \(3,\)"):
-        ops.class_mmd(x, x, torch.zeros(3), torch.zeros(4), 2)
+        ops.class_mmd(x, x, ids[:3], ids, 2)
     with pytest.raises(ValueError, match="3 dimensions and synthetic ones 2"):
-        ops.class_mmd(x, x[:, :2], torch.zeros(4), torch.zeros(4), 2)
+        ops.class_mmd(x, x[:, :2], ids, ids, 2)
+    with pytest.raises(TypeError, match="class ids are integers"):
+        ops.class_mmd(x, x, ids, ids.float(), 2)
+    with pytest.raises(TypeError, match="convert one of them"):
+        ops.class_mmd(x, x.double(), ids, ids, 2)
     with pytest.raises(ValueError, match="temperature is 0"):
         ops.masked_contrastive(x, x, 0)
     with pytest.raises(ValueError, match="both anchor_groups and key_groups"):

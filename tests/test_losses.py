@@ -604,10 +604,10 @@ def test_a_method_gets_the_inputs_it_needs():
         (torch.zeros(2, 9), torch.zeros(2).long(), ValueError, r"\[2, 9\]; expected \[n, 8\]"),
         (torch.zeros(8), torch.zeros(1).long(), ValueError, r"shape \[8\]"),
         (torch.zeros(2, 8).long(), torch.zeros(2).long(), TypeError, "before sign"),
-        (torch.zeros(2, 8), torch.zeros(2), TypeError, r"torch.float32 .*labels.long\(\)"),
+        (torch.zeros(2, 8), torch.zeros(2), TypeError, r"labels are float32 .*to int64"),
         (torch.zeros(2, 8), torch.zeros(2).bool(), TypeError, "class ids are integers"),
-        (torch.zeros(2, 8), torch.zeros(2, 1).long(), ValueError, "squeeze ids"),
-        (torch.zeros(2, 8), torch.zeros(2, 4), ValueError, r"multi-hot \[n, 5\]"),
+        (torch.zeros(2, 8), torch.zeros(2, 1).long(), ValueError, r"labels.flatten\(\)"),
+        (torch.zeros(2, 8), torch.zeros(2, 4), ValueError, r"multi-hot \[n, num_classes=5\]"),
         (torch.zeros(2, 8), torch.zeros(3).long(), ValueError, "3 labels for 2 outputs"),
         (torch.zeros(2, 8, device="meta"), torch.zeros(2).long(), ValueError, "move the labels"),
         (
@@ -647,10 +647,13 @@ def test_wrong_choices_are_listed(make, message):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.tensor([1, 5]), "class ids 1 to 5; num_classes=5 expects ids 0 to 4"),
+        (
+            torch.tensor([1, 5]),
+            "class ids 1 to 5, 5 at row 1; num_classes=5 expects ids 0 to 4: .*subtract 1",
+        ),
         (torch.tensor([-1, 2]), "class ids -1 to 2"),
-        (torch.tensor([[0, 1, 0, 0, 0.5]]), "values from 0.0 to 1.0; expected only 0 and 1"),
-        (torch.full((1, 5), float("nan")), "expected only 0 and 1"),
+        (torch.tensor([[0, 1, 0, 0, 0.5]]), "must be 0 or 1; got 0.5 at row 0, class 4: threshold"),
+        (torch.full((1, 5), float("nan")), "must be 0 or 1; got nan at row 0, class 0"),
     ],
 )
 def test_label_values_are_checked_on_request(labels, message):

@@ -165,14 +165,48 @@ def test_opcheck(name):
         opcheck(op.overload, require_grad(args) if op.differentiable else args)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("name", sorted(set(OPS) - DYNAMIC))
-def test_compiles_without_graph_break(name):
+def test_compiles_without_graph_break(name, dynamic, device):
     op = OPS[name]
     torch._dynamo.reset()
-    compiled = torch.compile(lambda *args: op(*args), fullgraph=True, backend="aot_eager")
-    args = cases(name)[1]
-    for ours, plain in zip(as_tuple(compiled(*args)), as_tuple(op(*args)), strict=True):
-        torch.testing.assert_close(ours, plain)
+    compiled = torch.compile(
+        lambda *args: op(*args), fullgraph=True, dynamic=dynamic, backend="aot_eager"
+    )
+    ours, plain = (cases(name, device=device)[1] for _ in range(2))
+    if op.differentiable:
+        ours, plain = require_grad(ours), require_grad(plain)
+    got, expected = as_tuple(compiled(*ours)), as_tuple(op(*plain))
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b)
+    if op.differentiable:
+        got[0].sum().backward()
+        expected[0].sum().backward()
+        for a, b in zip(floating(ours), floating(plain), strict=True):
+            torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("name", sorted(OPS))
+def test_autocast_changes_nothing(name):
+    """Accumulation stays in float32: an operation computes in the dtypes it is given."""
+    for args in cases(name):
+        plain = as_tuple(OPS[name](*args))
+        with torch.autocast("cpu", torch.bfloat16):
+            ours = as_tuple(OPS[name](*args))
+        for a, b in zip(ours, plain, strict=True):
+            assert a.dtype == b.dtype
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.skipif("_C" in _ext.MISSING, reason="no compiled kernels")
+def test_unknown_instruction_set_is_refused():
+    code = "from hashfast.ops._op import cpu_level; cpu_level()"
+    environment = os.environ | {"HASHFAST_CPU": "avx1024"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "expected portable, avx2 or avx512" in done.stderr
 
 
 CPU_CHECK = """
@@ -208,9 +242,10 @@ def test_compiled_kernels_serve_the_cpu():
             pytest.fail(_ext.MISSING["_C"])
         pytest.skip(_ext.MISSING["_C"])
     served = {name for name, op in OPS.items() if op.backend("cpu") == "C++"}
-    assert served == {"binary_wasserstein", "hamming_histogram", "hamming_range", "hamming_topk"}
+    assert served == {name for name, op in OPS.items() if "cpu" in op.compiled}
+    assert {"hamming_topk", "binary_wasserstein"} <= served
     for name, op in OPS.items():
-        assert bool(op.why_reference("cpu")) == (name not in served)
+        assert op.why_reference("cpu") == ("" if name in served else "no kernel written")
 
 
 def test_result_does_not_depend_on_threads():

@@ -24,9 +24,11 @@ CpuLevel detected() {
 
 CpuLevel chosen() {
   const char* wanted = std::getenv("HASHFAST_CPU");
-  const std::string name = wanted ? wanted : "";
+  const std::string name = wanted ? wanted : "avx512";
   if (name == "portable") return CpuLevel::portable;
   if (name == "avx2") return std::min(detected(), CpuLevel::avx2);
+  STD_TORCH_CHECK(name == "avx512", "HASHFAST_CPU is '", name,
+                  "'; expected portable, avx2 or avx512");
   return detected();
 }
 

@@ -16,7 +16,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kPaddingDistance = 2147483647;
-using Counter = unsigned long long;
+using Counter = unsigned;  // 64-bit shared atomics are loops; there are fewer than 2^32 codes
 
 __device__ int hamming(const uint8_t* query, const uint8_t* code, int bytes, bool words) {
   int distance = 0;
@@ -95,9 +95,18 @@ void launch(const uint8_t* query, int64_t queries, const uint8_t* database, int6
             int64_t k, int* distances, int64_t* ids, cudaStream_t stream) {
   const bool words = bytes % 4 == 0 && reinterpret_cast<uintptr_t>(database) % 4 == 0;
   const size_t shared = (8 * size_t(bytes) + 1) * sizeof(Counter) + bytes;
-  if (shared > 48 * 1024)
+  if (shared > 32 * 1024) {  // beyond what every device gives without asking
+    int device = 0, most = 0;
+    STD_CUDA_CHECK(cudaGetDevice(&device));
+    STD_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    cudaFuncAttributes used;
+    STD_CUDA_CHECK(cudaFuncGetAttributes(&used, topk_kernel));
+    STD_TORCH_CHECK(shared + used.sharedSizeBytes <= size_t(most), "hamming_topk: codes of ", bytes,
+                    " bytes need more shared memory than this GPU has (", most,
+                    " bytes); search them on the CPU");
     STD_CUDA_CHECK(cudaFuncSetAttribute(topk_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         static_cast<int>(shared)));
+  }
   topk_kernel<<<static_cast<unsigned>(queries), kThreads, shared, stream>>>(
       query, database, n, bytes, words, k, distances, ids);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
@@ -106,6 +115,9 @@ void launch(const uint8_t* query, int64_t queries, const uint8_t* database, int6
 std::tuple<Tensor, Tensor> hamming_topk(const Tensor& query, const Tensor& database, int64_t k) {
   check_codes("hamming_topk", query, database);
   STD_TORCH_CHECK(k >= 1, "hamming_topk: k is ", k, "; it must be at least 1");
+  STD_TORCH_CHECK(query.is_cuda(), "hamming_topk: query must be on the GPU of the database");
+  STD_TORCH_CHECK(database.size(0) <= int64_t{0xFFFFFFFF},
+                  "hamming_topk: more than 2^32 - 1 codes; search them in parts");
   const torch::stable::accelerator::DeviceGuard guard(query.get_device_index());
   const Tensor query_rows = torch::stable::contiguous(query);
   const Tensor database_rows = torch::stable::contiguous(database);

@@ -75,17 +75,14 @@ class Command:
 
 
 def _read(path: Path):
+    from hashfast._inputs import check_codes
     from hashfast.index import Gallery, load_index
 
     if path.is_dir():
         return Gallery.load(path)
     if path.suffix == ".npy":
         codes = np.load(path, allow_pickle=False)
-        if codes.dtype != np.uint8 or codes.ndim != 2:
-            raise ValueError(
-                f"{path} holds {codes.dtype} {list(codes.shape)}; expected packed codes, uint8 "
-                "[n, bytes]: use hashfast.pack"
-            )
+        check_codes(codes, str(path))
         return Gallery.of(codes, 8 * codes.shape[1])
     index = load_index(path)
     items = [str(i) for i in index.ids]

@@ -5,10 +5,10 @@ fixed size, an int class id or a float32 multi-hot vector ``[classes]``, and the
 that dataset. Normalisation to float is the model's business, on the model's device.
 """
 
+from hashfast._inputs import check_labels
 from hashfast.data.arrays import ArrayDataset
 from hashfast.data.base import ImageDataset
 from hashfast.data.files import FileDataset, read_list
-from hashfast.data.labels import check_labels
 from hashfast.data.pictures import UnreadableImage, to_image
 from hashfast.data.protocols import PROTOCOLS, Protocol
 from hashfast.data.recipe import split_rows

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hashfast._inputs import Labels, check_labels
 from hashfast.data.base import ImageDataset, Item
-from hashfast.data.labels import Labels, as_labels
 
 
 class ArrayDataset(ImageDataset):
@@ -46,7 +46,7 @@ class ArrayDataset(ImageDataset):
             )
         if labels is None:
             labels = torch.full((len(images),), -1, device=images.device)
-        labels = as_labels(labels)
+        labels = check_labels(labels)
         if len(labels) != len(images):
             raise ValueError(f"{len(images)} images but {len(labels)} labels")
         self.images = images

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hashfast._inputs import Labels, check_labels
 from hashfast.data.base import ImageDataset, Item
-from hashfast.data.labels import Labels, as_labels
 from hashfast.data.pictures import to_image
 
 SUFFIXES = (
@@ -40,7 +40,7 @@ class FileDataset(ImageDataset):
         channels: int = 3,
         class_names: Sequence[str] = (),
     ) -> None:
-        labels = torch.full((len(files),), -1) if labels is None else as_labels(labels)
+        labels = torch.full((len(files),), -1) if labels is None else check_labels(labels)
         if len(labels) != len(files):
             raise ValueError(f"{len(files)} files but {len(labels)} labels")
         self.files = list(files)
@@ -197,7 +197,7 @@ def read_list(
     prefix = _machine_prefix(files[0], root, path) if strip_prefix is None else strip_prefix
     array = np.array(labels)
     try:
-        checked = as_labels(array[:, 0] if width == 1 else array)
+        checked = check_labels(array[:, 0] if width == 1 else array)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return [file.removeprefix(prefix) for file in files], checked

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hashfast._inputs import check_labels
 from hashfast.data.arrays import ArrayDataset
 from hashfast.data.files import FileDataset
-from hashfast.data.labels import check_labels
 
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_CLASSES = (

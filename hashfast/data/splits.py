@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from hashfast._inputs import check_labels
 from hashfast.data.arrays import ArrayDataset
 from hashfast.data.files import FileDataset
-from hashfast.data.labels import check_labels
 from hashfast.data.protocols import PROTOCOLS, Protocol
 from hashfast.data.recipe import Share, split_rows
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hashfast._inputs import check_labels
 from hashfast.data.base import ImageDataset, Item
-from hashfast.data.labels import as_labels, check_labels
 from hashfast.data.pictures import to_image
 
 
@@ -58,8 +58,7 @@ class _Wrapped(ImageDataset):
         label = torch.as_tensor(value)
         try:
             if label.ndim == 0:
-                ids = as_labels(label.unsqueeze(0))
-                return int(ids if self.num_classes is None else check_labels(ids, self.num_classes))
-            return check_labels(label.unsqueeze(0), self.num_classes or len(label))[0]
+                return int(check_labels(label.unsqueeze(0), self.num_classes))
+            return check_labels(label.unsqueeze(0), self.num_classes)[0]
         except (TypeError, ValueError) as error:
             raise type(error)(f"label of item {index} ({value!r}): {error}") from error

@@ -9,16 +9,8 @@ import numpy as np
 import torch
 
 from hashfast import ops
-from hashfast.index.checks import (
-    NO_ID,
-    Array,
-    as_codes,
-    as_integer,
-    check_k,
-    check_radius,
-    like,
-    to_tensor,
-)
+from hashfast._inputs import Array, as_codes, to_tensor
+from hashfast.index.checks import NO_ID, as_integer, check_k, check_radius, like
 from hashfast.index.io import ID_SIZE, FlatFile, read_flat, write_flat
 
 
@@ -88,7 +80,7 @@ class IndexBinaryFlat:
         """
         if self.ntotal and self._ids is not None:
             raise ValueError("this index holds ids given with its codes: use add_with_ids")
-        self._append(as_codes(codes, "codes", self.d), None)
+        self._append(self._checked(codes, "codes"), None)
 
     def add_with_ids(self, codes: Array, ids: Array | Sequence[int]) -> None:
         """Append codes uint8 [n, code_size] under the given ids, integers [n].
@@ -104,7 +96,7 @@ class IndexBinaryFlat:
                 f"this index numbers its {self.ntotal} codes itself: use add, "
                 "or start a new index with add_with_ids"
             )
-        rows = as_codes(codes, "codes", self.d)
+        rows = self._checked(codes, "codes")
         self._append(rows, _as_ids(ids, len(rows)))
 
     def search(self, query: Array, k: int) -> tuple[Array, Array]:
@@ -123,7 +115,7 @@ class IndexBinaryFlat:
         Raises:
             TypeError, ValueError: a query that is not packed codes of this width, or a bad k.
         """
-        queries = as_codes(query, "query", self.d)
+        queries = self._checked(query, "query")
         k = check_k(k, self.ntotal)
         distances, rows = ops.hamming_topk(queries.to(self.device), self._codes[: self.ntotal], k)
         found, ids = like(query, distances, self._ids_of(rows))
@@ -145,7 +137,7 @@ class IndexBinaryFlat:
         Raises:
             TypeError, ValueError: a query that is not packed codes of this width, or a bad radius.
         """
-        queries = as_codes(query, "query", self.d)
+        queries = self._checked(query, "query")
         radius = check_radius(radius, self.code_size)
         limits, distances, rows = ops.hamming_range(
             queries.to(self.device), self._codes[: self.ntotal], radius
@@ -246,6 +238,9 @@ class IndexBinaryFlat:
             index._ids = to_tensor(contents.ids).to(index.device)
         index.ntotal = len(contents.codes)
         return index
+
+    def _checked(self, codes: Array, name: str) -> torch.Tensor:
+        return as_codes(codes, name, self.d, "this index holds")
 
     def _append(self, codes: torch.Tensor, ids: torch.Tensor | None) -> None:
         start, end = self.ntotal, self.ntotal + len(codes)

@@ -6,13 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hashfast.losses._functional import (
-    check_label_form,
-    check_label_values,
-    check_outputs,
-    full_precision,
-    warn_undefined,
-)
+from hashfast._inputs import check_label_form, check_labels
+from hashfast.losses._functional import check_outputs, full_precision, warn_undefined
 from hashfast.losses.quantization import resolve_quantization
 
 
@@ -84,7 +79,7 @@ class HashLoss(nn.Module):
 
     def check_labels(self, labels: Tensor) -> None:
         """Raise unless the values of `labels` fit num_classes; waits for the device: once a run."""
-        check_label_values(labels, self.num_classes)
+        check_labels(labels, self.num_classes)
 
     def record(self, **terms: Tensor) -> None:
         """Add detached terms to `components`."""

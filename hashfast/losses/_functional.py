@@ -20,39 +20,6 @@ def check_outputs(outputs: Tensor, bits: int) -> None:
         )
 
 
-def check_label_form(labels: Tensor, num_classes: int) -> None:
-    """Raise unless `labels` are integer class ids [n] or multi-hot [n, num_classes]."""
-    if labels.dim() == 1:
-        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise TypeError(
-                f"labels are {labels.dtype} of shape {list(labels.shape)}; class ids are integers: "
-                f"pass labels.long(), or multi-hot labels [n, {num_classes}]"
-            )
-    elif labels.dim() != 2 or labels.shape[1] != num_classes:
-        raise ValueError(
-            f"labels have shape {list(labels.shape)}; expected class ids [n] or multi-hot "
-            f"[n, {num_classes}]: check num_classes, or squeeze ids of shape [n, 1]"
-        )
-
-
-def check_label_values(labels: Tensor, num_classes: int) -> None:
-    """Raise unless ids are below num_classes and multi-hot labels 0 or 1; waits for the device."""
-    check_label_form(labels, num_classes)
-    if labels.numel() == 0:
-        return
-    low, high = labels.min().item(), labels.max().item()
-    if labels.dim() == 1 and not (low >= 0 and high < num_classes):
-        raise ValueError(
-            f"labels hold class ids {low} to {high}; num_classes={num_classes} expects ids 0 to "
-            f"{num_classes - 1}: renumber the classes from 0 or raise num_classes"
-        )
-    if labels.dim() == 2 and not ((labels == 0) | (labels == 1)).all():
-        raise ValueError(
-            f"multi-hot labels hold values from {low} to {high}; expected only 0 and 1: threshold "
-            "them first"
-        )
-
-
 def full_precision(values: Tensor) -> Tensor:
     """Half types as float32, others unchanged."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from hashfast import ops
+from hashfast._inputs import Array, Labels
 from hashfast.metrics._code_quality import bit_balance, bit_entropy, bit_rates
-from hashfast.metrics._inputs import Codes, Collection, Labels, check_pair, share_a_class
+from hashfast.metrics._inputs import Collection, check_pair, share_a_class
 from hashfast.metrics._report import Report
 from hashfast.metrics._ties import (
     ORDERS,
@@ -27,8 +28,8 @@ _CPU_BLOCK, _GPU_BLOCK = 1 << 21, 1 << 24
 
 
 def evaluate(
-    query_codes: Codes,
-    database_codes: Codes,
+    query_codes: Array,
+    database_codes: Array,
     query_labels: Labels,
     database_labels: Labels,
     *,
@@ -72,10 +73,11 @@ def evaluate(
     """
     _check_choice("ties", ties, get_args(Ties))
     _check_choice("denominator", denominator, get_args(Denominator))
-    database = Collection.checked(database_codes, database_labels, "database")
+    database = Collection.checked(database_codes, database_labels, "database", bits)
     device = database.codes.device
-    query = Collection.checked(query_codes, query_labels, "query", device)
-    bits = check_pair(query, database, bits)
+    query = Collection.checked(query_codes, query_labels, "query", bits, device)
+    check_pair(query, database)
+    bits = 8 * query.codes.shape[1] if bits is None else bits
     _check_self(query, database, exclude_self)
     q, n = len(query.codes), len(database.codes) - int(exclude_self)
     topk = None if topk is None else _check_topk(topk)

@@ -5,6 +5,7 @@ compiled kernel (C++ for CPU, CUDA C++ or Triton for CUDA) takes precedence wher
 PyTorch's dispatcher chooses.
 """
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -17,7 +18,6 @@ from hashfast import _ext
 NAMESPACE = "hashfast"
 OPS: dict[str, "Op"] = {}
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
-_MISSING_KERNEL = "no kernel written for this device"
 
 Examples = Callable[[str, torch.dtype], Iterator[tuple]]
 
@@ -36,6 +36,7 @@ class Op:
     examples: yields argument tuples for a device and a floating dtype; tests and benchmarks use it.
     backward, setup_context: the gradient, as `torch.library.register_autograd` takes them. An
         operation with floating-point inputs and no backward raises when it is differentiated.
+    compiled: the devices, "cpu" or "cuda", for which csrc/ has a kernel.
     triton: "module:function" of a launcher with the schema's arguments, used on CUDA tensors unless
         the CUDA library already brings a kernel for this operation (the faster one is kept there).
     """
@@ -49,14 +50,16 @@ class Op:
         examples: Examples,
         backward: Callable | None = None,
         setup_context: Callable | None = None,
+        compiled: tuple[str, ...] = (),
         triton: str | None = None,
     ):
         self.name = schema.split("(", 1)[0]
         self.reference, self.examples = reference, examples
+        self.compiled, self.triton = compiled, triton
         self.differentiable = backward is not None
         qualified = f"{NAMESPACE}::{self.name}"
         _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-        _library.impl(self.name, reference, "CompositeExplicitAutograd")
+        _library.impl(self.name, _without_autocast(reference), "CompositeExplicitAutograd")
         torch.library.register_fake(qualified, fake, lib=_library)
         torch.library.register_autograd(
             qualified,
@@ -64,8 +67,7 @@ class Op:
             setup_context=setup_context,
             lib=_library,
         )
-        self.triton = triton
-        if triton and self._compiled("CUDA") is False and _has_triton():
+        if triton and not self._has_kernel("cuda") and _has_triton():
             _library.impl(self.name, _lazy(triton), "CUDA")
         OPS[self.name] = self
 
@@ -78,10 +80,9 @@ class Op:
 
     def backend(self, device: str) -> str:
         """What serves it on "cpu" or "cuda": "C++", "CUDA C++", "Triton" or "reference"."""
-        key = device.upper()
-        if not self._compiled(key):
+        if not self._has_kernel(device):
             return "reference"
-        if key == "CPU":
+        if device == "cpu":
             return "C++"
         return "CUDA C++" if self.name in _CUDA_KERNELS else "Triton"
 
@@ -91,18 +92,36 @@ class Op:
             return ""
         if device == "cuda" and not torch.version.cuda:
             return "this torch has no CUDA"
+        if device in self.compiled:
+            library = "_C" if device == "cpu" else "_C_cuda"
+            return f"hashfast.{library}: {_ext.MISSING.get(library, 'built without it')}"
         if device == "cuda" and self.triton:
             return "triton is not installed"
-        library = "_C" if device == "cpu" else "_C_cuda"
-        return _ext.MISSING.get(library, _MISSING_KERNEL)
+        return "no kernel written"
 
-    def _compiled(self, key: str) -> bool:
-        return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{self.name}", key)
+    def _has_kernel(self, device: str) -> bool:
+        return torch._C._dispatch_has_kernel_for_dispatch_key(
+            f"{NAMESPACE}::{self.name}", device.upper()
+        )
 
     def _not_differentiable(self, ctx: Any, *grads: torch.Tensor) -> None:
         raise RuntimeError(
             f"hashfast::{self.name} has no gradient of its own (a second derivative was asked for)"
         )
+
+
+def _without_autocast(reference: Callable) -> Callable:
+    """The reference computes in the dtypes it is given, as the compiled kernels do."""
+
+    @functools.wraps(reference)
+    def call(*args: Any) -> Any:
+        device = next(a.device.type for a in args if isinstance(a, torch.Tensor))
+        if not torch.is_autocast_enabled(device):
+            return reference(*args)
+        with torch.autocast(device, enabled=False):
+            return reference(*args)
+
+    return call
 
 
 def _has_triton() -> bool:
@@ -134,7 +153,8 @@ def cpu_level() -> str:
     """The instruction set the C++ kernels use, one of `CPU_LEVELS`.
 
     It is the best this CPU has; the environment variable HASHFAST_CPU=portable|avx2|avx512, read
-    when the library is loaded, can lower it. Raises RuntimeError when the library is not there.
+    once at the first use of a kernel, can lower it. Raises RuntimeError for another value, and
+    when the library is not there.
     """
     if "_C" in _ext.MISSING:
         raise RuntimeError(f"hashfast._C: {_ext.MISSING['_C']}")

@@ -96,6 +96,7 @@ binary_wasserstein_op = Op(
     reference=_reference,
     fake=_fake,
     examples=_examples,
+    compiled=("cpu",),
     backward=_backward,
     setup_context=_setup_context,
 )
@@ -122,9 +123,15 @@ def binary_wasserstein(
         )
     if negatives is not None and seed is not None:
         raise ValueError("binary_wasserstein: give `negatives` or `seed`, not both")
-    if negatives is not None and negatives.shape != outputs.shape[1:]:
+    if negatives is not None and (
+        negatives.shape != outputs.shape[1:] or negatives.dtype != torch.int32
+    ):
         raise ValueError(
-            f"binary_wasserstein: negatives are {tuple(negatives.shape)}; "
-            f"expected one count per bit, [{outputs.shape[1]}]"
+            f"binary_wasserstein: negatives are {negatives.dtype} {tuple(negatives.shape)}; "
+            f"expected one count per bit, int32 [{outputs.shape[1]}]"
+        )
+    if seed is not None and (seed.numel() != 1 or seed.dtype != torch.int64):
+        raise ValueError(
+            f"binary_wasserstein: seed is {seed.dtype} {tuple(seed.shape)}; expected one int64"
         )
     return binary_wasserstein_op(outputs, negatives, seed)

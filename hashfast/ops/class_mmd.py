@@ -2,9 +2,9 @@
 
     loss = sum_c || mean_{real of c} F - mean_{synthetic of c} F ||^2
 
-(Zhao & Bilen 2023, eq. 4; IEM papers, eq. 3). The operation takes classes as CSR: `rows` lists row
-numbers in class order and rows[offsets[c]:offsets[c + 1]] belong to class c. Rows outside
-[offsets[0], offsets[C]) belong to no class.
+(Zhao & Bilen 2023, eq. 4; IEM papers, eq. 3). The operation takes classes as CSR: `rows` lists all
+row numbers in class order and rows[offsets[c]:offsets[c + 1]] belong to class c. Those before
+offsets[0] and from offsets[C] on belong to no class. It trusts them: `class_mmd` makes them.
 """
 
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ def class_offsets(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
 
     Labels outside [0, num_classes), such as -1, belong to no class.
     """
-    ordered, rows = labels.sort(stable=True)
-    classes = torch.arange(num_classes + 1, device=labels.device, dtype=labels.dtype)
+    ordered, rows = labels.long().sort(stable=True)  # int8 could not hold the last boundary
+    classes = torch.arange(num_classes + 1, device=labels.device)
     return rows, torch.searchsorted(ordered, classes)
 
 
@@ -56,7 +56,8 @@ def _reference(
 ) -> tuple[Tensor, Tensor]:
     difference = _class_means(real, real_rows, real_offsets)
     difference = difference - _class_means(synthetic, synthetic_rows, synthetic_offsets)
-    difference = difference * _present(real_offsets, synthetic_offsets)
+    # where, not *: an absent class counts 0 even when its rows are infinite.
+    difference = torch.where(_present(real_offsets, synthetic_offsets), difference, 0.0)
     return difference.square().sum(), difference
 
 
@@ -76,7 +77,7 @@ def _backward(ctx, grad_loss, grad_difference):
     difference, real_rows, real_offsets, synthetic_rows, synthetic_offsets = ctx.saved_tensors
     # `difference` is an output too: its own gradient arrives in a second derivative.
     grad = 2 * grad_loss * difference + grad_difference
-    grad = grad * _present(real_offsets, synthetic_offsets)
+    grad = torch.where(_present(real_offsets, synthetic_offsets), grad, 0.0)
     real = synthetic = None
     if ctx.needs_input_grad[0]:
         real = class_mean_backward(grad, real_rows, real_offsets, ctx.dtypes[0])
@@ -162,7 +163,7 @@ def class_mmd(
     real_labels [N] and synthetic_labels [M]: integer class ids; an id outside [0, num_classes),
     such as -1, is ignored. A class with no row on either side contributes 0.
     Returns a scalar (float32 for half types), differentiable twice in both feature matrices.
-    Raises ValueError when shapes do not fit.
+    Raises ValueError when shapes do not fit, TypeError when dtypes do not.
     """
     for name, features, labels in (
         ("real", real, real_labels),
@@ -173,6 +174,13 @@ def class_mmd(
                 f"class_mmd: {name} features are {tuple(features.shape)} and labels "
                 f"{tuple(labels.shape)}; expected [n, d] and [n]"
             )
+        if labels.is_floating_point() or labels.dtype == torch.bool:
+            raise TypeError(f"class_mmd: {name} labels are {labels.dtype}; class ids are integers")
+    if real.dtype != synthetic.dtype:
+        raise TypeError(
+            f"class_mmd: real features are {real.dtype} and synthetic ones {synthetic.dtype}; "
+            "convert one of them"
+        )
     if real.shape[1] != synthetic.shape[1]:
         raise ValueError(
             f"class_mmd: real features have {real.shape[1]} dimensions and synthetic ones "

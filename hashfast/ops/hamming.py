@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from hashfast._inputs import check_codes, check_same_width
 from hashfast.ops._op import Op
 
 PADDING_DISTANCE = 2**31 - 1
@@ -108,7 +109,7 @@ def _pairs(device: str) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _topk_examples(device: str, dtype: torch.dtype) -> Iterator[tuple]:
     for query, database in _pairs(device):
-        for k in (1, 10, 70):
+        for k in (1, 10, 70, 400):
             yield query, database, k
 
 
@@ -137,6 +138,7 @@ hamming_topk_op = Op(
     reference=_topk_reference,
     fake=_topk_fake,
     examples=_topk_examples,
+    compiled=("cpu", "cuda"),
 )
 
 hamming_histogram_op = Op(
@@ -147,6 +149,7 @@ hamming_histogram_op = Op(
         query.shape[0], 8 * query.shape[1] + 1, dtype=torch.int64
     ),
     examples=_histogram_examples,
+    compiled=("cpu",),
 )
 
 hamming_range_op = Op(
@@ -154,19 +157,17 @@ hamming_range_op = Op(
     reference=_range_reference,
     fake=_range_fake,
     examples=_range_examples,
+    compiled=("cpu",),
 )
 
 
-def _check(name: str, query: Tensor, database: Tensor) -> None:
-    for role, codes in (("query", query), ("database", database)):
-        if codes.dtype != torch.uint8 or codes.dim() != 2:
-            raise TypeError(
-                f"{name}: {role} is {codes.dtype} {tuple(codes.shape)}; packed codes are uint8 "
-                "[n, bytes]: use hashfast.pack"
-            )
-    if query.shape[1] != database.shape[1] or query.shape[1] == 0:
+def _check(query: Tensor, database: Tensor) -> None:
+    check_codes(query, "query")
+    check_codes(database, "database")
+    check_same_width(query, database)
+    if query.device != database.device:
         raise ValueError(
-            f"{name}: query has {query.shape[1]} bytes per code and database {database.shape[1]}"
+            f"query is on {query.device} and database on {database.device}: move one of them"
         )
 
 
@@ -177,7 +178,7 @@ def hamming_topk(query: Tensor, database: Tensor, k: int) -> tuple[Tensor, Tenso
     ids int64 [q, k]); when k > n the rest is (2**31 - 1, -1), as faiss pads.
     Raises TypeError or ValueError when codes or k do not fit.
     """
-    _check("hamming_topk", query, database)
+    _check(query, database)
     if k <= 0:
         raise ValueError(f"hamming_topk: k is {k}; it must be at least 1")
     return hamming_topk_op(query, database, k)
@@ -192,10 +193,10 @@ def hamming_histogram(
     """How many database codes lie at each Hamming distance: int64 [q, 8 B + 1].
 
     query uint8 [q, B], database uint8 [n, B]. With labels only pairs that share a class are
-    counted: int64 [q] and [n] class ids, or uint8 [q, W] and [n, W] packed multi-hot rows (any
-    common bit). Raises TypeError or ValueError when codes or labels do not fit.
+    counted: int64 [q] and [n] class ids (any equal ones, -1 too), or uint8 [q, W] and [n, W] packed
+    multi-hot rows (any common bit). Raises TypeError or ValueError when codes or labels do not fit.
     """
-    _check("hamming_histogram", query, database)
+    _check(query, database)
     if (query_labels is None) != (database_labels is None):
         raise ValueError("hamming_histogram: give labels for both query and database, or neither")
     for role, codes, labels in (
@@ -229,6 +230,6 @@ def hamming_range(query: Tensor, database: Tensor, radius: int) -> tuple[Tensor,
     ids int64): the hits of query i are at [limits[i], limits[i + 1]), ordered by (distance, id).
     A negative radius finds nothing. Raises TypeError or ValueError when codes do not fit.
     """
-    _check("hamming_range", query, database)
+    _check(query, database)
     limits = _limits(query, database, radius)
     return limits, *hamming_range_op(query, database, radius, limits)

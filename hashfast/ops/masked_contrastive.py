@@ -104,7 +104,12 @@ def _backward(ctx, grad):
 
 def _examples(device: str, dtype: torch.dtype) -> Iterator[tuple]:
     generator = torch.Generator().manual_seed(0)
-    for m, r, bits, masked in ((1, 1, 1, False), (9, 14, 6, True), (70, 33, 32, True)):
+    for m, r, bits, masked in (
+        (1, 1, 1, False),
+        (6, 8, 5, False),
+        (9, 14, 6, True),
+        (70, 33, 32, True),
+    ):
         anchors = torch.randn(m, bits, generator=generator, dtype=torch.float64)
         keys = torch.randn(r, bits, generator=generator, dtype=torch.float64)
         anchor_groups = key_groups = excluded = None
