@@ -2,6 +2,7 @@
 
 hashfast._C       CPU kernels, always built
 hashfast._C_cuda  CUDA kernels, built when torch has CUDA and a toolkit is found
+hashfast._index   pybind11 module of csrc/index, built when there is one
 
 HASHFAST_CUDA=auto (default) builds what it can and says what it decided, 0 leaves the CUDA kernels
 out, 1 insists on them. TORCH_CUDA_ARCH_LIST chooses the GPU architectures. Both libraries use
@@ -72,6 +73,13 @@ extensions = [
     )
 ]
 
+# pybind11 modules, which know nothing of torch; they are built for one version of Python.
+index = sources("index", ".cpp")
+if index:
+    from pybind11.setup_helpers import Pybind11Extension
+
+    extensions.append(Pybind11Extension("hashfast._index", index, cxx_std=20))
+
 mode = os.environ.get("HASHFAST_CUDA", "auto")
 if mode not in ("auto", "0", "1"):
     sys.exit(f"HASHFAST_CUDA is {mode!r}; expected auto, 0 or 1")
@@ -102,5 +110,5 @@ print(f"hashfast: torch {torch.__version__}; CUDA kernels {decision}", file=sys.
 setup(
     ext_modules=extensions,
     cmdclass={"build_ext": BuildExtension},
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    options={} if index else {"bdist_wheel": {"py_limited_api": "cp311"}},
 )
