@@ -29,8 +29,10 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            error.filename = str(target)  # a full disk does not say which file
         raise
     # The rename itself lasts once its folder is synced. Not every file system can, and the new
     # file is whole and in place by now, so a refusal is no failure.

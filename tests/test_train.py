@@ -503,7 +503,7 @@ def test_results_say_what_was_done(tmp_path, small):
     assert same_weights(model, result.model)
     assert model.training_info["results"] == stored
     card = (tmp_path / "README.md").read_text()
-    assert f"| mAP@1000 | {round(result.report.map, 4)} |" in card
+    assert f"| mAP@1000 (ties by index) | {round(result.report.map, 4)} |" in card
     assert "| protocol | digits |" in card
 
 
@@ -607,8 +607,18 @@ def test_unreadable_pictures(colours):
     assert str(query) in result.results["unreadable"][0]
     assert result.report.queries == len(splits.query) - 1
     trained.write_bytes(b"")
-    with pytest.raises(UnreadableImage, match=trained.name):
+    with pytest.warns(UserWarning, match="2 unreadable pictures were left out"):
+        result = run(config, splits=splits)
+    assert any(str(trained) in reason for reason in result.results["unreadable"])
+    for i in range(len(splits.train)):
+        Path(splits.train.path(i)).write_bytes(b"")
+    with pytest.raises(UnreadableImage, match="no training picture is readable"):
         run(config, splits=splits)
+
+
+def test_batch_norm_refuses_batches_of_one(small):
+    with pytest.raises(ValueError, match="batch_size must be at least 2"):
+        run(replace(TINY, method="orthohash", batch_size=1), splits=small)
 
 
 def test_normalisation_is_that_of_the_training_images():

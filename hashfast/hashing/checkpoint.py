@@ -1,5 +1,6 @@
 """Checkpoints of a training run: one file, replaced whole after every epoch."""
 
+import io
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ def save_checkpoint(
 ) -> None:
     """Write `state` with the settings it belongs to; protocol is what `Splits.describe` returns."""
     checkpoint = {"format": FORMAT, "config": _as_text(config), "protocol": protocol, **state}
+    buffer = io.BytesIO()  # torch reports a full disk as an internal error
+    torch.save(checkpoint, buffer)
     with atomic_write(folder / CHECKPOINT_FILE) as file:
-        torch.save(checkpoint, file)
+        file.write(buffer.getbuffer())
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:

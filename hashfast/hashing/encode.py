@@ -4,11 +4,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from hashfast.data import ArrayDataset, ImageDataset, UnreadableImage
-from hashfast.hashing.loading import Readable, batches
+from hashfast.data import ImageDataset, UnreadableImage
+from hashfast.hashing.loading import batches
 from hashfast.hashing.model import HashModel, first_not_finite, inference, not_finite_error
 from hashfast.hashing.projections import Projection
 from hashfast.ops import pack
@@ -43,12 +42,14 @@ def encode_dataset(
     if tuple(dataset.image_shape) != tuple(model.config.image_shape):
         raise ValueError(
             f"the dataset's images are {_shape(dataset.image_shape)} and the model takes "
-            f"{_shape(model.config.image_shape)}: load the data with that image_size"
+            f"{_shape(model.config.image_shape)} (channels x height x width): load the data in "
+            "that shape"
         )
+    rows = torch.arange(len(dataset)).split(batch_size)
     parts, unreadable = [], []
     bar = tqdm(total=len(dataset), unit="img", desc="encode", disable=not progress)
     with bar, inference(model):
-        for batch, failed in _readable_batches(model, dataset, batch_size, workers):
+        for batch, failed in batches(dataset, rows, model.mean.device, workers):
             if strict and failed:
                 raise UnreadableImage(failed[0][1])
             unreadable += failed
@@ -79,27 +80,15 @@ def fit_projection(model: HashModel, dataset: ImageDataset, batch_size: int = 51
     if not isinstance(model.head, Projection):
         raise TypeError(f"the head {model.config.head!r} is trained, not fitted: use train")
     model.eval()
+    rows = torch.arange(len(dataset)).split(batch_size)
     with torch.inference_mode():
         features = [
             model.features(batch[0]).cpu()
-            for batch, _ in _readable_batches(model, dataset, batch_size, workers=0)
+            for batch, _ in batches(dataset, rows, model.mean.device)
             if batch is not None
         ]
     model.head.fit(torch.cat(features))
     return model
-
-
-def _readable_batches(model: HashModel, dataset: ImageDataset, batch_size: int, workers: int):
-    device = model.mean.device
-    if isinstance(dataset, ArrayDataset):
-        for batch in batches(dataset, torch.arange(len(dataset)).split(batch_size), device):
-            yield batch, []
-        return
-    loader = DataLoader(
-        Readable(dataset), batch_size, num_workers=workers, collate_fn=Readable.collate
-    )
-    for batch, failed in loader:
-        yield batch and tuple(part.to(device) for part in batch), failed
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -4,11 +4,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from hashfast.data import ArrayDataset, ImageDataset, UnreadableImage
 
 Batch = tuple[Tensor, Tensor, Tensor]
+Unreadable = tuple[int, str]
+"""Index of an item, and why it cannot be read."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -38,32 +40,33 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 def batches(
     dataset: ImageDataset, rows: Sequence[Tensor], device: torch.device, workers: int = 0
-) -> Iterator[Batch]:
-    """(images uint8, labels, indices) on `device` for each list of row numbers."""
+) -> Iterator[tuple[Batch | None, list[Unreadable]]]:
+    """(images uint8, labels, indices) on `device` for each list of row numbers.
+
+    Unreadable items are left out of their batch, which is None if nothing remains, and listed
+    beside it.
+    """
     if isinstance(dataset, ArrayDataset):
         for chosen in rows:
             images, labels, indices = dataset.batch(chosen)
-            yield images.to(device), labels.to(device), indices.to(device)
+            yield (images.to(device), labels.to(device), indices.to(device)), []
         return
     loader = DataLoader(
-        dataset,
+        _Tolerant(dataset),
         batch_sampler=[chosen.tolist() for chosen in rows],
         num_workers=workers,
+        collate_fn=_collate,
         pin_memory=device.type == "cuda",
     )
-    for images, labels, indices in loader:
-        yield (
-            images.to(device, non_blocking=True),
-            labels.to(device, non_blocking=True),
-            indices.to(device, non_blocking=True),
-        )
+    for batch, unreadable in loader:
+        if batch is not None:
+            images, labels, indices = (part.to(device, non_blocking=True) for part in batch)
+            batch = images, labels, indices
+        yield batch, unreadable
 
 
-class Readable(torch.utils.data.Dataset):
-    """A dataset whose unreadable items are None, with the reason kept for the caller.
-
-    `collate` joins the readable items of a batch and lists the others as (index, reason).
-    """
+class _Tolerant(torch.utils.data.Dataset):
+    """A dataset whose unreadable items are (None, reason, index)."""
 
     def __init__(self, dataset: ImageDataset) -> None:
         self.dataset = dataset
@@ -77,9 +80,8 @@ class Readable(torch.utils.data.Dataset):
         except UnreadableImage as error:
             return None, str(error), index
 
-    @staticmethod
-    def collate(items: list) -> tuple[Batch | None, list[tuple[int, str]]]:
-        unreadable = [(index, reason) for image, reason, index in items if image is None]
-        readable = [item for item in items if item[0] is not None]
-        joined = torch.utils.data.default_collate(readable) if readable else None
-        return joined, unreadable
+
+def _collate(items: list) -> tuple[Batch | None, list[Unreadable]]:
+    unreadable = [(index, reason) for image, reason, index in items if image is None]
+    readable = [item for item in items if item[0] is not None]
+    return default_collate(readable) if readable else None, unreadable

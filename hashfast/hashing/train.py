@@ -17,7 +17,7 @@ from tqdm import tqdm
 from hashfast import losses
 from hashfast._environment import environment
 from hashfast._files import write_json, write_text
-from hashfast.data import ArrayDataset, Splits, load
+from hashfast.data import ArrayDataset, Splits, UnreadableImage, load
 from hashfast.hashing.checkpoint import CHECKPOINT_FILE, find_run, save_checkpoint
 from hashfast.hashing.config import TrainConfig
 from hashfast.hashing.encode import encode_dataset
@@ -63,8 +63,8 @@ def train(
     from that checkpoint, with the same result as an uninterrupted run. `splits` overrides loading
     `config.data`. Raises FileExistsError when `out` holds a run and `resume` is off, ValueError
     when its settings or data differ, and DivergedError naming term, step and learning rate.
-    Unreadable queries and database pictures are left out of the evaluation with a warning, and
-    listed in the results; an unreadable training picture raises UnreadableImage.
+    Unreadable pictures are left out with one warning and listed in the results; UnreadableImage
+    is raised when no training picture is readable.
     """
     device = resolve_device(config.device)
     if splits is None:
@@ -78,6 +78,10 @@ def train(
     criterion = build_criterion(config, splits).to(device)
     if splits.train.labels is not None:
         criterion.check_labels(splits.train.labels)
+    if criterion.head == "bn" and config.batch_size == 1:
+        raise ValueError(
+            f"{config.method} normalises over the batch: batch_size must be at least 2"
+        )
     model = HashModel(model_config(config, splits, criterion.head), weights=config.weights)
     model.to(device)
     run = _Run(config, splits, model, criterion, device, out, progress)
@@ -169,6 +173,7 @@ class _Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.forward: Callable[[Tensor], Tensor] = torch.compile(model) if config.compile else model
         self.epoch, self.seconds = 0, 0.0
+        self.unreadable: dict[int, str] = {}
         self.history: list[dict[str, Any]] = []
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -217,13 +222,19 @@ class _Run:
         watch = _FiniteWatch()
         rows = shuffled(len(self.train_set), self.config.batch_size, self.config.seed, self.epoch)
         sums: dict[str, Tensor] = {}
-        for i, batch in enumerate(batches(self.train_set, rows, self.device, self.config.workers)):
-            step = self.epoch * self.steps_per_epoch + i
+        loader = batches(self.train_set, rows, self.device, self.config.workers)
+        for step, (batch, unreadable) in enumerate(loader, self.epoch * self.steps_per_epoch):
+            self.unreadable.update(unreadable)
+            if batch is None or len(batch[0]) < min(2, self.config.batch_size):
+                continue  # what could be read is too little for batch norm
             self._step(step, *batch)
             for name, value in self.criterion.components.items():
                 sums[name] = sums.get(name, 0) + value
             watch.see(step, self.criterion.components)
             bar.update()
+        if not sums:
+            first = next(iter(self.unreadable.values()))
+            raise UnreadableImage(f"no training picture is readable, the first: {first}")
         # The last update shows in no loss of this epoch, and its weights are about to be kept.
         watch.see(
             step, {"weights": torch.nn.utils.get_total_norm([p.detach() for p in self.parameters])}
@@ -271,12 +282,6 @@ class _Run:
             for name, part in parts.items()
         }
         unreadable = [reason for part in encoded.values() for _, reason in part.unreadable]
-        if unreadable:
-            warnings.warn(
-                f"{len(unreadable)} unreadable pictures are left out of the evaluation, the first: "
-                f"{unreadable[0]}",
-                stacklevel=2,
-            )
         query, database = encoded.values()
         report = evaluate(
             query.codes,
@@ -300,6 +305,14 @@ class _Run:
     def finish(self) -> TrainResult:
         report, error, unreadable = self._evaluate()
         self.model.eval()
+        # A picture can be in the training set and in the database.
+        unreadable = list(dict.fromkeys([*self.unreadable.values(), *unreadable]))
+        if unreadable:
+            warnings.warn(
+                f"{len(unreadable)} unreadable pictures were left out (results.json lists them), "
+                f"the first: {unreadable[0]}",
+                stacklevel=3,
+            )
         results = {
             "config": {
                 key: str(value) if isinstance(value, Path) else value
@@ -316,7 +329,8 @@ class _Run:
             "method": self.config.method,
             "quantization": self.config.quantization,
             "protocol": self.splits.name,
-            f"mAP@{self.splits.topk}": round(report.map, 4),
+            f"mAP@{self.splits.topk} (ties by index)": round(report.map, 4),
+            f"mAP@{self.splits.topk} (expected)": round(report.map_by_ties["expected"], 4),
             "results": results,
         }
         if self.out is not None:
