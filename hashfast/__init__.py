@@ -3,28 +3,28 @@
 import importlib
 from typing import Any
 
-from hashfast import ops
-from hashfast.ops import pack, unpack
-
 __version__ = "0.1.0"
 
-# Loaded on first use, so that `import hashfast` costs little more than `import torch`.
+# Loaded on first use, so that `import hashfast`, and with it `hashfast --help`, costs nothing.
 _LAZY = {
     "data": "hashfast.data",
     "hashing": "hashfast.hashing",
     "index": "hashfast.index",
     "losses": "hashfast.losses",
     "metrics": "hashfast.metrics",
+    "ops": "hashfast.ops",
     "plots": "hashfast.plots",
     "HashModel": "hashfast.hashing:HashModel",
     "IndexBinaryFlat": "hashfast.index:IndexBinaryFlat",
+    "evaluate": "hashfast.metrics:evaluate",
     "load_index": "hashfast.index:load_index",
+    "pack": "hashfast.ops:pack",
     "range_search": "hashfast.index:range_search",
     "search": "hashfast.index:search",
-    "evaluate": "hashfast.metrics:evaluate",
+    "unpack": "hashfast.ops:unpack",
 }
 
-__all__ = ["ops", "pack", "unpack", *_LAZY]
+__all__ = [*_LAZY]
 
 
 def __getattr__(name: str) -> Any:
@@ -32,7 +32,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'hashfast' has no attribute {name!r}")
     module, _, attribute = _LAZY[name].partition(":")
     value = importlib.import_module(module)
-    return getattr(value, attribute) if attribute else value
+    if attribute:
+        value = globals()[name] = getattr(value, attribute)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from hashfast._environment import environment
 from hashfast.data import ArrayDataset, Splits, load
 from hashfast.hashing import (
     Encoded,
@@ -89,11 +90,14 @@ def write_gallery(out: Path, row: Row, splits: Splits) -> Path:
     folder = out / "models" / _slug(row.name)
     info = {
         "source": PROTOCOL,
+        "protocol": splits.describe(),
+        "split": "database",
         "model": str(folder.resolve()),
         "fingerprint": row.model.fingerprint(),
+        "environment": environment(),
     }
-    labels = row.database.labels.numpy()
-    Gallery.of(row.database.codes.numpy(), BITS, items, labels, info).save(out / "gallery")
+    codes, labels = row.database.codes.numpy(), row.database.labels.numpy()
+    Gallery.of(codes, BITS, items, labels, info, splits.class_names).save(out / "gallery")
     picture = out / "query.png"
     Image.fromarray(_images(splits.query)[0, 0].numpy()).save(picture)
     return picture

@@ -107,14 +107,17 @@ def test_encode_a_messy_folder(trained, capsys, tmp_path):
     assert status == 0
     assert "1 codes of 32 bits" in text
     assert "empty.png" in (out / "unreadable.csv").read_text()
-    assert call(capsys, *arguments, "--strict")[0] == 1
+    arguments.append("--overwrite")
+    status, _, err = call(capsys, *arguments, "--strict")
+    assert status == 1
+    assert "empty.png: the file is empty" in err
     (pictures / "deep" / "b.jpg").unlink()
     status, _, err = call(capsys, *arguments)
     assert status == 1
     assert "none of the 1 pictures" in err
     status, _, err = call(capsys, "encode", "nowhere", *arguments[2:])
     assert status == 1
-    assert "neither a folder nor a protocol" in err
+    assert "neither a folder, nor a picture, nor a protocol" in err
 
 
 def test_index_joins_and_describes(trained, capsys, tmp_path):
@@ -128,7 +131,8 @@ def test_index_joins_and_describes(trained, capsys, tmp_path):
     np.save(npy, np.arange(12, dtype=np.uint8).reshape(3, 4))
     status, out, _ = call(capsys, "index", npy, "--json")
     assert json.loads(out) == {"codes": 3, "bits": 32, "distinct": 3, "labelled": 0}
-    status, _, err = call(capsys, "index", npy, trained / "query", "--out", both)
+    arguments = ["index", npy, trained / "query", "--out", both, "--overwrite"]
+    status, _, err = call(capsys, *arguments)
     assert status == 1
     assert "--force" in err
     status, out, _ = call(capsys, "index", both / "codes.ibxf")

@@ -635,6 +635,8 @@ def test_wrong_calls_are_explained(outputs, labels, error, message):
         (lambda: OrthoHash(5, 8, quan="l3"), "unknown quan 'l3'"),
         (lambda: OrthoHash(5, 8, quantization_weight=0.1), "nothing to weigh"),
         (lambda: CSQ(5, 8, quantization="none", quantization_weight=0.1), "nothing to weigh"),
+        (lambda: CSQ(5, 8, quantization_weight=-0.1), "quantization_weight is -0.1; .* positive"),
+        (lambda: CSQ(5, 8, quantization_weight=math.nan), "quantization_weight is nan"),
         (lambda: HSWD(8, target="fair"), "'random' or 'balanced'"),
         (lambda: SWD(8, num_projections=0), "at least 1"),
     ],
@@ -656,15 +658,64 @@ def test_wrong_choices_are_listed(make, message):
         (torch.full((1, 5), float("nan")), "must be 0 or 1; got nan at row 0, class 0"),
     ],
 )
-def test_label_values_are_checked_on_request(labels, message):
+def test_label_values_are_checked_on_request_and_at_the_first_call(labels, message):
+    criterion = CSQ(CLASSES, BITS)
     with pytest.raises(ValueError, match=message):
-        CSQ(CLASSES, BITS).check_labels(labels)
+        criterion.check_labels(labels)
+    for _ in range(2):  # until labels pass
+        with pytest.raises(ValueError, match=message):
+            criterion(torch.zeros(len(labels), BITS), labels)
 
 
 def test_good_labels_pass():
     _, ids, hot = batch()
     for labels in (ids, hot, hot.bool(), ids[:0], hot[:0]):
         CSQ(CLASSES, BITS).check_labels(labels)
+
+
+@pytest.mark.parametrize("on_request", [False, True])
+def test_label_values_are_checked_once(on_request, monkeypatch):
+    seen = []
+    monkeypatch.setattr("hashfast.losses._base.check_labels", lambda labels, _: seen.append(labels))
+    outputs, ids, hot = batch()
+    criterion = copy.deepcopy(CSQ(CLASSES, BITS))
+    if on_request:
+        criterion.check_labels(hot)
+    else:
+        with pytest.warns(UserWarning, match="batch of 0"):
+            criterion(outputs[:0], ids[:0])  # nothing in it to learn from
+        criterion(outputs, ids)
+    for labels in (ids, hot):
+        criterion(outputs, labels)
+    assert len(seen) == 1
+
+
+def test_a_compiled_first_call_leaves_label_values_to_the_next():
+    class Mean(HashLoss):
+        def similarity(self, outputs, labels):
+            return outputs.mean()
+
+    torch._dynamo.reset()
+    outputs, ids, _ = batch()
+    criterion = Mean(CLASSES, BITS)
+    torch.compile(criterion, fullgraph=True, backend="eager")(outputs, ids + CLASSES)
+    with pytest.raises(ValueError, match="class ids"):
+        criterion(outputs, ids + CLASSES)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_captured_first_call_does_not_look_at_label_values():
+    outputs, ids, _ = batch(dtype=torch.float32)
+    outputs, ids, criterion = outputs.detach().cuda(), ids.cuda(), CSQ(CLASSES, BITS).cuda()
+    warm = copy.deepcopy(criterion)
+    warm(outputs, ids)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = criterion(outputs, ids)
+    graph.replay()
+    assert torch.allclose(loss, warm(outputs, ids))
 
 
 def test_public_surface():

@@ -346,7 +346,8 @@ def test_blocks_of_queries_add_up(monkeypatch):
         parts = run(case, topk=7, ties=ties).to_dict()
         for name in ("map", "precision_within", "ties_at_k"):
             assert parts[name] == pytest.approx(expected[name], abs=1e-14)
-        assert parts["recall_at"] == pytest.approx(expected["recall_at"], abs=1e-14)
+        for name in ("recall_at", "expected_precision_at"):
+            assert parts[name] == pytest.approx(expected[name], abs=1e-14)
 
 
 def test_numpy_and_torch_agree():
@@ -367,9 +368,31 @@ def test_report_is_json_and_prints():
     sizes = {"exclude_self": False, "bits": 5, "queries": 7, "database": 40}
     assert protocol | sizes == {name: saved[name] for name in protocol | sizes}
     text = str(report)
-    assert f"mAP@12     {report.map:.4f}" in text
+    assert f"mAP@12        {report.map:.4f}" in text
     assert "7 queries, 40 database items, 5 bits" in text
     assert max(map(len, text.splitlines())) < 120
+
+
+@pytest.mark.parametrize("options", [{}, {"topk": 7}, {"topk": 7, "skip_empty": True}])
+def test_precision_shows_what_depends_on_the_order_of_the_database(options):
+    case = make_case()
+    order = np.argsort(case.database_labels)  # by class, as many data sets come
+    case.database_signs, case.database_labels = (
+        case.database_signs[order],
+        np.sort(case.database_labels),
+    )
+    by_index = run(case, ties="index", **options)
+    expected = run(case, ties="expected", **options)
+    ranked = len(by_index.precision_curve)
+    assert len(by_index.expected_precision_curve) == ranked
+    np.testing.assert_allclose(
+        by_index.expected_precision_curve, expected.precision_curve[:ranked], rtol=0, atol=1e-14
+    )
+    assert abs(by_index.precision_at(1) - expected.precision_at(1)) > 0.01
+    assert by_index.to_dict()["expected_precision_at"]["1"] == by_index.expected_precision_at(1)
+    assert f"expected P@k  1: {expected.precision_at(1):.4f}, " in str(by_index)
+    assert "expected P@k" not in str(expected)
+    np.testing.assert_array_equal(expected.expected_precision_curve, expected.precision_curve)
 
 
 def test_precision_at_k_past_what_was_ranked():
@@ -379,6 +402,8 @@ def test_precision_at_k_past_what_was_ranked():
         report.precision_at(11)
     with pytest.raises(ValueError, match="at least 1"):
         report.recall_at(0)
+    with pytest.raises(ValueError, match="only the first topk=10"):
+        report.expected_precision_at(11)
     assert run(case).precision_at(1000) == run(case).precision_at(40)
 
 

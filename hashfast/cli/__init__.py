@@ -6,7 +6,11 @@ status: 0 done, 1 failed, 2 bad usage.
 
 import difflib
 import importlib
+import os
 import sys
+import warnings
+from functools import partial
+from typing import Any
 
 COMMANDS = {
     "demo": "the whole job on embedded data, in under a minute",
@@ -22,6 +26,22 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    name = f"hashfast {argv[0]}" if argv and argv[0] in COMMANDS else "hashfast"
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_show_warning, name)
+            status = _main(argv)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:  # while modules are loaded; `run` handles the rest
+        print(f"{name}: interrupted", file=sys.stderr)
+    except BrokenPipeError:
+        # The reader is gone: `| head`. What is still buffered would fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
+def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0 if argv else 2
@@ -40,6 +60,11 @@ def main(argv: list[str] | None = None) -> int:
     from hashfast.cli._run import run
 
     return run(name, command, arguments)
+
+
+def _show_warning(name: str, message: Warning | str, *_: Any) -> None:
+    """A warning as users read it: one line, without the place in the source."""
+    print(f"{name}: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _usage() -> str:

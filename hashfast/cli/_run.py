@@ -2,12 +2,22 @@
 
 import dataclasses
 import json
+import os
+import shlex
 import sys
+import typing
 from pathlib import Path
 from typing import Any, Protocol
 
 import tyro
 import yaml
+
+# How YAML spells null, and switches: as the part before an option's name.
+_NULL = ("", "~", "null", "Null", "NULL")
+_SWITCH = {
+    **dict.fromkeys(("true", "True", "yes", "on"), ""),
+    **dict.fromkeys(("false", "False", "no", "off"), "no-"),
+}
 
 
 class Result(Protocol):
@@ -39,12 +49,13 @@ def run(name: str, command: Any, arguments: list[str]) -> int:
     """
     as_json = "--json" in arguments
     arguments = [argument for argument in arguments if argument != "--json"]
+    config: list[str] = []
     try:
         arguments, path = _take_config(arguments)
-        defaults = _read_config(path, command) if path else {}
+        if path is not None:
+            arguments, config = _with_config(arguments, path, command)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        print(f"hashfast {name}: {error}", file=sys.stderr)
-        return 2
+        return failed(name, error, 2)
     extra = "  --json: print the result as JSON.  --config FILE.yaml: defaults for these options."
     try:
         options = tyro.cli(
@@ -52,25 +63,30 @@ def run(name: str, command: Any, arguments: list[str]) -> int:
             args=arguments,
             prog=f"hashfast {name}",
             description=f"{(command.__doc__ or '').strip()}\n\n{extra}",
-            **({"default": command(**defaults)} if defaults else {}),
         )
     except SystemExit as error:
-        return 0 if error.code in (0, None) else 2
-    except (TypeError, ValueError) as error:
-        print(f"hashfast {name}: {error}", file=sys.stderr)
+        if error.code in (0, None):
+            return 0
+        if config:
+            print(f"hashfast {name}: {path} gives {shlex.join(config)}", file=sys.stderr)
         return 2
     try:
         result = options.run()
+        print(json.dumps(result.to_dict(), indent=2, default=str) if as_json else str(result))
     except KeyboardInterrupt:
-        print(f"hashfast {name}: interrupted", file=sys.stderr)
-        return 1
+        hint = "; --resume continues after the last whole epoch" * hasattr(options, "resume")
+        return failed(name, f"interrupted{hint}")
     except BrokenPipeError:
-        return 1
-    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
-        print(f"hashfast {name}: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps(result.to_dict(), indent=2, default=str) if as_json else str(result))
+        raise
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError, EOFError) as error:
+        return failed(name, error)
     return 0
+
+
+def failed(name: str, why: object, status: int = 1) -> int:
+    """Say why on standard error; returns the exit status."""
+    print(f"hashfast {name}: {str(why) or type(why).__name__}", file=sys.stderr)
+    return status
 
 
 def _take_config(arguments: list[str]) -> tuple[list[str], Path | None]:
@@ -84,33 +100,66 @@ def _take_config(arguments: list[str]) -> tuple[list[str], Path | None]:
     return arguments, None
 
 
-def _read_config(path: Path, command: Any) -> dict[str, Any]:
-    values = yaml.safe_load(path.read_text())
+def _with_config(arguments: list[str], path: Path, command: Any) -> tuple[list[str], list[str]]:
+    """The arguments with those of a YAML file among them, and the file's alone.
+
+    The file's options come before the user's: of a repeated option the last counts. They come after
+    the positional arguments that the user begins with, which would else continue a list. Positional
+    arguments of the file count when the user begins with none.
+    """
+    positional, options = _read_config(path, command)
+    start = next((i for i, a in enumerate(arguments) if a.startswith("-")), len(arguments))
+    if start:
+        positional = []
+    return [*positional, *arguments[:start], *options, *arguments[start:]], positional + options
+
+
+def _read_config(path: Path, command: Any) -> tuple[list[str], list[str]]:
+    """Positional arguments and options, spelled as on the command line."""
+    with path.open(encoding="utf-8") as file:
+        # Scalars stay as written, as a shell would pass them: 1e-3, and `no` as a choice.
+        values = yaml.load(file, Loader=yaml.BaseLoader)
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds {type(values).__name__}; expected options as key: value")
+        raise ValueError(f"{path} holds no options; expected lines of key: value")
     values = {str(key).replace("-", "_"): value for key, value in values.items()}
-    known = {field.name: field for field in dataclasses.fields(command)}
+    known = typing.get_type_hints(command)
     unknown = sorted(values.keys() - known)
     if unknown:
         raise ValueError(
             f"{path}: unknown option(s) {', '.join(unknown)}; known: {', '.join(known)}"
         )
-    required = [
-        f.name
-        for f in known.values()
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    missing = [key for key in required if key not in values]
-    if missing:
-        raise ValueError(f"{path}: must also give {', '.join(missing)}")
-    return {
-        key: Path(value) if value is not None and _is_path(known[key]) else value
-        for key, value in values.items()
-    }
+    marked = typing.get_type_hints(command, include_extras=True)
+    positional: list[str] = []
+    options: list[str] = []
+    for key, kind in known.items():  # positional arguments in the command's order
+        try:
+            words = _words(values.get(key, ""), kind)
+        except ValueError as error:
+            raise ValueError(f"{path}: {key} is {error}") from None
+        flag = key.replace("_", "-")
+        if tyro.conf.Positional in getattr(marked[key], "__metadata__", ()):
+            positional += words
+        elif kind is bool:
+            options += [f"--{word}{flag}" for word in words]
+        elif len(words) == 1:
+            options.append(f"--{flag}={words[0]}")  # the value may begin with a dash
+        elif words:
+            options += [f"--{flag}", *words]
+    return positional, options
 
 
-def _is_path(field: dataclasses.Field) -> bool:
-    return field.type in (Path, Path | None)
+def _words(value: Any, kind: Any) -> list[str]:
+    """A YAML value as words of a command line; none for null. A switch gives "" or "no-"."""
+    if value in _NULL:
+        return []
+    parts = value if isinstance(value, list) and typing.get_origin(kind) is tuple else [value]
+    if not all(isinstance(part, str) for part in parts):
+        raise ValueError(f"{value}; expected one value")
+    if kind is bool:
+        if value not in _SWITCH:
+            raise ValueError(f"{value}; expected true or false")
+        return [_SWITCH[value]]
+    return [os.path.expanduser(part) for part in parts]
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

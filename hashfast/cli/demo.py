@@ -21,6 +21,7 @@ class Command:
         import sys
 
         from hashfast import demo
+        from hashfast._environment import environment
         from hashfast._files import write_json
 
         splits = demo.load_splits()
@@ -37,7 +38,15 @@ class Command:
         except ImportError as error:
             pictures, seen = [], f"no pictures: {error}"
         data = [row.to_dict() for row in found]
-        results = {"protocol": splits.describe(), "rows": data, "pictures": pictures}
+        results = {
+            "protocol": splits.describe(),
+            "bits": demo.BITS,
+            "epochs": demo.EPOCHS,
+            "seed": self.seed,
+            "rows": data,
+            "pictures": pictures,
+            "environment": environment(),
+        }
         write_json(self.out / "results.json", results)
         rows = [
             [
@@ -52,8 +61,8 @@ class Command:
         ]
         header = [
             "method",
-            f"mAP@{splits.topk}",
-            "(any tie order)",
+            f"mAP@{splits.topk} (ties by index)",
+            "(expected)",
             "P@10",
             "quant. error",
             "seconds",

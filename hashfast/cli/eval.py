@@ -1,11 +1,15 @@
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from hashfast.cli._run import Output
+
 if TYPE_CHECKING:
-    from hashfast.metrics import Report
+    from hashfast.index import Gallery
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,15 @@ class Command:
     """AP is divided by the hits in the top K, or by min(K, relevant items)."""
     skip_empty: bool = False
     """Leave out queries without a hit instead of counting them 0."""
+    exclude_self: bool = False
+    """Query i is database item i: leave it out of its own ranking."""
     plot: Path | None = None
     """Picture of the precision-recall and precision curves."""
     force: bool = False
     """Evaluate although the galleries come from different models."""
 
-    def run(self) -> "Report":
+    def run(self) -> Output:
+        from hashfast._environment import environment
         from hashfast.index import Gallery
         from hashfast.metrics import evaluate
 
@@ -46,6 +53,7 @@ class Command:
                 f"{self.query} was made by model {made_by[0]} and {self.database} by {made_by[1]} "
                 "(--force evaluates all the same)"
             )
+        query, database = self._matched(query, database)
         report = evaluate(
             query.index.codes,
             database.index.codes,
@@ -55,8 +63,41 @@ class Command:
             ties=self.ties,
             denominator=self.denominator,
             skip_empty=self.skip_empty,
+            exclude_self=self.exclude_self,
             bits=database.index.d,
         )
         if self.plot:
             report.plot(self.plot)
-        return report
+        galleries = {
+            name: {"path": str(path.resolve()), **gallery.info}
+            for name, path, gallery in (
+                ("query", self.query, query),
+                ("database", self.database, database),
+            )
+        }
+        data = {**report.to_dict(), "galleries": galleries, "environment": environment()}
+        return Output(str(report), data)
+
+    def _matched(self, query: "Gallery", database: "Gallery") -> "tuple[Gallery, Gallery]":
+        """The galleries with labels that mean the same classes."""
+        from hashfast.index.gallery import same_classes
+
+        ours, theirs = query.class_names, set(database.class_names)
+        database, query = same_classes([database, query], [self.database, self.query])
+        absent = [name for name in ours if name not in theirs]
+        if absent and len(absent) == len(ours):
+            raise ValueError(
+                f"{self.query} and {self.database} have no class in common: {_some(ours)}, and "
+                f"{_some(sorted(theirs))}"
+            )
+        if absent:
+            warnings.warn(
+                f"{self.database} has no class {_some(absent)}: their queries find nothing and "
+                "count 0 (--skip-empty leaves them out)",
+                stacklevel=1,
+            )
+        return query, database
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)

@@ -6,6 +6,7 @@ import numpy as np
 import tyro
 
 from hashfast.cli._run import Output
+from hashfast.cli.encode import check_out
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,14 @@ class Command:
     """Folder for the joined gallery; without it the first source is described."""
     force: bool = False
     """Join codes of different models all the same."""
+    overwrite: bool = False
+    """Replace a gallery that is there already."""
 
     def run(self) -> Output:
         if not self.sources:
             raise ValueError("no source was given")
+        if self.out is not None:
+            check_out(self.out, self.overwrite)
         galleries = [_read(path) for path in self.sources]
         first = galleries[0]
         if self.out is None:
@@ -36,9 +41,8 @@ class Command:
                 "codes": index.ntotal,
                 "bits": index.d,
                 "distinct": len(np.unique(index.codes, axis=0)),
-                "labelled": int((first.labels >= 0).sum())
-                if first.labels.ndim == 1
-                else index.ntotal,
+                "labelled": first.labelled,
+                **({"classes": list(first.class_names)} if first.class_names else {}),
                 **first.info,
             }
             return Output("\n".join(f"{k:<12} {v}" for k, v in facts.items()), facts)
@@ -49,6 +53,7 @@ class Command:
 
     def _join(self, galleries: list):
         from hashfast.index import Gallery
+        from hashfast.index.gallery import same_classes
 
         first = galleries[0]
         for path, gallery in zip(self.sources, galleries, strict=True):
@@ -57,20 +62,24 @@ class Command:
                     f"{path} has {gallery.index.d}-bit codes and {self.sources[0]} "
                     f"{first.index.d}-bit ones"
                 )
-            if gallery.labels.shape[1:] != first.labels.shape[1:]:
-                raise ValueError(f"{path} and {self.sources[0]} have labels of different kinds")
             made_by = gallery.info.get("fingerprint"), first.info.get("fingerprint")
             if made_by[0] != made_by[1] and not self.force:
                 raise ValueError(
                     f"{path} was made by model {made_by[0]} and {self.sources[0]} by {made_by[1]}: "
                     "their distances mean nothing to each other (--force joins them all the same)"
                 )
+        galleries = same_classes(galleries, self.sources)
+        # Only what is true of all codes; of codes of one model, the first folder it was found in.
+        info = {k: v for k, v in first.info.items() if all(g.info.get(k) == v for g in galleries)}
+        if "fingerprint" in info and "model" in first.info:
+            info["model"] = first.info["model"]
         return Gallery.of(
             np.concatenate([gallery.index.codes for gallery in galleries]),
             first.index.d,
             [item for gallery in galleries for item in gallery.items],
             np.concatenate([gallery.labels for gallery in galleries]),
-            {**first.info, "source": [str(path) for path in self.sources]},
+            {**info, "source": [str(path) for path in self.sources]},
+            galleries[0].class_names,
         )
 
 
@@ -81,7 +90,10 @@ def _read(path: Path):
     if path.is_dir():
         return Gallery.load(path)
     if path.suffix == ".npy":
-        codes = np.load(path, allow_pickle=False)
+        try:
+            codes = np.load(path, allow_pickle=False)
+        except (EOFError, ValueError) as error:
+            raise ValueError(f"{path} is not a readable .npy file: {error}") from error
         check_codes(codes, str(path))
         return Gallery.of(codes, 8 * codes.shape[1])
     index = load_index(path)

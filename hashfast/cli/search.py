@@ -1,11 +1,16 @@
+import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import tyro
 
 from hashfast.cli._run import Output, table
+
+if TYPE_CHECKING:
+    from hashfast.index import Gallery
 
 
 @dataclass(frozen=True)
@@ -33,31 +38,29 @@ class Command:
         from hashfast.index import Gallery
 
         gallery = Gallery.load(self.gallery, mmap=True)
-        folder = self.model or gallery.info.get("model")
-        if folder is None:
-            raise ValueError(f"{self.gallery} does not say which model made it: name it by --model")
+        made_by, folder = gallery.info.get("fingerprint"), self._model_folder(gallery.info)
         model = HashModel.from_pretrained(folder, str(resolve_device(self.device)))
-        made_by, ours = gallery.info.get("fingerprint"), model.fingerprint()
-        if made_by != ours and not self.force:
+        ours = model.fingerprint()
+        if made_by is None:
+            warnings.warn(
+                f"{self.gallery} does not say which model made it: distances mean something only "
+                f"if it was {folder}",
+                stacklevel=1,
+            )
+        elif made_by != ours and not self.force:
             raise ValueError(
                 f"{self.gallery} was made by model {made_by} and {folder} is model {ours}: "
                 "distances would mean nothing (--force searches all the same)"
             )
         query = model.encode(list(self.image)).numpy()
         hits = [
-            [
-                {
-                    "rank": rank,
-                    "distance": int(distance),
-                    "item": gallery.items[row],
-                    "label": _label(gallery.labels[row]),
-                }
-                for rank, (distance, row) in enumerate(found, 1)
-            ]
+            [_hit(gallery, rank, *pair) for rank, pair in enumerate(found, 1)]
             for found in self._find(gallery.index, query)
         ]
+        nothing = "nothing found" if gallery.index.ntotal else f"{self.gallery} is empty"
         text = "\n\n".join(
-            f"{image}\n{_hit_table(found)}" for image, found in zip(self.image, hits, strict=True)
+            f"{_printable(str(image))}\n{_hit_table(found) if found else nothing}"
+            for image, found in zip(self.image, hits, strict=True)
         )
         results = [
             {"image": str(image), "hits": found}
@@ -65,13 +68,25 @@ class Command:
         ]
         return Output(text, {"results": results})
 
+    def _model_folder(self, info: dict[str, Any]) -> Path:
+        if self.model is not None:
+            return self.model
+        if "fingerprint" not in info or "model" not in info:
+            raise ValueError(f"{self.gallery} does not say which model made it: name it by --model")
+        folder = Path(info["model"])
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"the model that made {self.gallery} is not at {folder} any more: say where it is "
+                "with --model"
+            )
+        return folder
+
     def _find(self, index: Any, query: Any) -> list[list[tuple[int, int]]]:
+        if not index.ntotal:
+            return [[] for _ in query]
         if self.radius is None:
-            distances, ids = index.search(query, min(self.k, max(index.ntotal, 1)))
-            return [
-                [(d, i) for d, i in zip(*row, strict=True) if i >= 0]
-                for row in zip(distances, ids, strict=True)
-            ]
+            distances, ids = index.search(query, min(self.k, index.ntotal))
+            return [list(zip(*row, strict=True)) for row in zip(distances, ids, strict=True)]
         limits, distances, ids = index.range_search(query, self.radius)
         return [
             list(zip(distances[start:end], ids[start:end], strict=True))
@@ -79,18 +94,45 @@ class Command:
         ]
 
 
+def _hit(gallery: "Gallery", rank: int, distance: int, row: int) -> dict[str, Any]:
+    label = _label(gallery.labels[row])
+    return {
+        "rank": rank,
+        "distance": int(distance),
+        "item": gallery.items[row],
+        "label": label,
+        "class": _class(gallery.class_names, label),
+    }
+
+
 def _hit_table(hits: list[dict[str, Any]]) -> str:
-    if not hits:
-        return "nothing found"
     rows = [
-        [str(hit["rank"]), str(hit["distance"]), str(hit["label"]), hit["item"]] for hit in hits
+        [str(hit["rank"]), str(hit["distance"]), _label_text(hit), _printable(hit["item"])]
+        for hit in hits
     ]
     return table(["rank", "distance", "label", "item"], rows)
 
 
-def _label(label: Any) -> Any:
-    import numpy as np
+def _label_text(hit: dict[str, Any]) -> str:
+    label = hit["label"] if hit["class"] is None else hit["class"]
+    if label is None:
+        return "-"
+    return _printable(", ".join(map(str, label)) if isinstance(label, list) else str(label))
 
+
+def _label(label: Any) -> int | list[int] | None:
     if np.ndim(label):
         return np.flatnonzero(label).tolist()
     return int(label) if label >= 0 else None
+
+
+def _class(names: tuple[str, ...], label: int | list[int] | None) -> str | list[str] | None:
+    """What `names` call a label; None where there are no names, or no label."""
+    if not names or label is None:
+        return None
+    return [names[i] for i in label] if isinstance(label, list) else names[label]
+
+
+def _printable(text: str) -> str:
+    """A name that would break a line, or that no terminal can show, is quoted and escaped."""
+    return text if text.isprintable() else repr(text)

@@ -51,12 +51,17 @@ class FileDataset(ImageDataset):
 
     @classmethod
     def from_classes(
-        cls, root: str | os.PathLike, *, image_size: int = 224, channels: int = 3
+        cls,
+        root: str | os.PathLike,
+        *,
+        image_size: int = 224,
+        channels: int = 3,
+        loose: bool = False,
     ) -> FileDataset:
         """``root/<class>/**/*.jpg``: classes are the sub-folders holding pictures, in name order.
 
-        Pictures directly in ``root`` have no class and are left out. Raises FileNotFoundError when
-        there is no such sub-folder.
+        Pictures directly in ``root`` have no class and are left out; with ``loose`` they come last,
+        labelled -1. Raises FileNotFoundError when there is no such sub-folder.
         """
         folders = {
             name: find_pictures(os.path.join(root, name))
@@ -73,6 +78,14 @@ class FileDataset(ImageDataset):
             )
         files = [os.path.join(name, file) for name in folders for file in folders[name]]
         labels = np.repeat(np.arange(len(folders)), [len(files) for files in folders.values()])
+        if loose:
+            unlabelled = [
+                name
+                for name in sorted(os.listdir(root))
+                if _is_picture(name) and os.path.isfile(os.path.join(root, name))
+            ]
+            files += unlabelled
+            labels = np.append(labels, np.full(len(unlabelled), -1))
         return cls(
             files,
             labels,
@@ -145,9 +158,7 @@ def find_pictures(root: str | os.PathLike) -> list[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = os.path.relpath(folder, root)
         found += [
-            os.path.normpath(os.path.join(inside, name))
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+            os.path.normpath(os.path.join(inside, name)) for name in files if _is_picture(name)
         ]
     return sorted(found)
 
@@ -225,6 +236,10 @@ def _machine_prefix(name: str, root: Path, path: Path) -> str:
         f"{path}: the first picture, {name}, is not below {root} (nor is any shorter tail of that "
         "name); pass root=, the folder that holds the pictures"
     )
+
+
+def _is_picture(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _existing(root: str | os.PathLike) -> str:

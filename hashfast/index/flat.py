@@ -3,12 +3,13 @@
 import operator
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
 from hashfast import ops
+from hashfast._files import atomic_write
 from hashfast._inputs import Array, as_codes, to_tensor
 from hashfast.index.checks import NO_ID, as_integer, check_k, check_radius, like
 from hashfast.index.io import ID_SIZE, FlatFile, read_flat, write_flat
@@ -175,9 +176,14 @@ class IndexBinaryFlat:
         faiss reads it as IndexBinaryFlat, or as IndexBinaryIDMap if ids were given. Bits that
         are not a multiple of 8 do not exist in faiss: such a file only `load_index` reads.
         """
+        with atomic_write(path) as file:
+            self.write(file)
+
+    def write(self, file: BinaryIO) -> None:
+        """Write what `save` writes into a file that is open for it."""
         ids = self._ids
         write_flat(
-            path,
+            file,
             FlatFile(
                 self.d,
                 self._codes[: self.ntotal].cpu().numpy(),

@@ -15,11 +15,9 @@ faiss holds whole bytes only. Codes of another number of bits use the fourcc `HF
 import os
 import struct
 from io import BufferedReader
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-
-from hashfast._files import atomic_write
 
 ID_SIZE = 8
 _FLAT, _FLAT_PADDED, _ID_MAP, _ID_MAP2 = b"IBxF", b"HFxF", b"IBMp", b"IBM2"
@@ -43,23 +41,22 @@ class _Header(NamedTuple):
     ntotal: int
 
 
-def write_flat(path: str | os.PathLike, contents: FlatFile) -> None:
-    """Write an index file; a failure half-way leaves an older file whole."""
+def write_flat(file: BinaryIO, contents: FlatFile) -> None:
+    """Write an index file's bytes."""
     bits, codes, ids = contents
     ntotal, code_size = codes.shape
 
     def header(fourcc: bytes) -> bytes:
         return _HEADER.pack(fourcc, bits, code_size, ntotal, True, _METRIC)
 
-    with atomic_write(path) as file:
-        if ids is not None:
-            file.write(header(_ID_MAP))
-        file.write(header(_FLAT_PADDED if bits % 8 else _FLAT))
-        file.write(_LENGTH.pack(codes.size))
-        file.write(np.ascontiguousarray(codes).data)
-        if ids is not None:
-            file.write(_LENGTH.pack(ntotal))
-            file.write(np.ascontiguousarray(ids).data)
+    if ids is not None:
+        file.write(header(_ID_MAP))
+    file.write(header(_FLAT_PADDED if bits % 8 else _FLAT))
+    file.write(_LENGTH.pack(codes.size))
+    file.write(np.ascontiguousarray(codes).data)
+    if ids is not None:
+        file.write(_LENGTH.pack(ntotal))
+        file.write(np.ascontiguousarray(ids).data)
 
 
 def read_flat(path: str | os.PathLike, mmap: bool = False) -> FlatFile:

@@ -1,5 +1,6 @@
 """The base of every supervised hashing loss: checks, precision, quantisation, components."""
 
+import math
 from itertools import chain
 from typing import Any
 
@@ -33,8 +34,10 @@ class HashLoss(nn.Module):
         original_weight: default weight of the method's own quantisation term; None: it has none.
         quantization, quantization_weight, quantization_on: see QuantizationOptions.
 
-    Raises ValueError for unknown choices; when called, TypeError or ValueError for outputs or
-    labels of the wrong type or shape, and ValueError naming an input in `needs` that is missing.
+    Raises ValueError for unknown choices and a negative weight; when called, TypeError or
+    ValueError for outputs or labels of the wrong type or shape, and ValueError naming an input in
+    `needs` that is missing. The values of the labels are checked at the first call (see
+    `check_labels`): that waits for the device once.
     """
 
     head = "linear"
@@ -60,11 +63,16 @@ class HashLoss(nn.Module):
             raise ValueError(
                 f"unknown quantization_on {quantization_on!r}; choose 'raw' or 'squashed'"
             )
+        if quantization_weight is not None and not 0 <= quantization_weight < math.inf:
+            raise ValueError(
+                f"quantization_weight is {quantization_weight}; expected 0 or a positive number"
+            )
         self.num_classes, self.bits, self.quantization_on = num_classes, bits, quantization_on
         self.quantization, self.quantizer, self.quantization_weight = resolve_quantization(
             quantization, quantization_weight, bits, original_weight
         )
         self.components = {}
+        self._labels_checked = False
 
     def similarity(self, outputs: Tensor, labels: Tensor, *args: Any, **inputs: Any) -> Tensor:
         """The method's loss without quantisation, a scalar."""
@@ -78,8 +86,13 @@ class HashLoss(nn.Module):
         """Called by the training loop before epoch 0, 1, ...; for methods with a schedule."""
 
     def check_labels(self, labels: Tensor) -> None:
-        """Raise unless the values of `labels` fit num_classes; waits for the device: once a run."""
+        """Raise ValueError unless the values of `labels` fit num_classes; waits for the device.
+
+        Given all labels of a run before its first step, no step checks its own. Otherwise the first
+        call checks its batch, unless it is compiled or captured in a CUDA graph.
+        """
         check_labels(labels, self.num_classes)
+        self._labels_checked = True
 
     def record(self, **terms: Tensor) -> None:
         """Add detached terms to `components`."""
@@ -106,6 +119,8 @@ class HashLoss(nn.Module):
             outputs = full_precision(outputs)
             if outputs.shape[0] == 0:
                 return self._empty(outputs)
+            if not (torch.compiler.is_compiling() or self._labels_checked or _captured(labels)):
+                self.check_labels(labels)
             total = self.similarity(outputs, labels, **inputs)
             self.record(similarity=total)
             if self.quantization_weight is not None:
@@ -165,3 +180,8 @@ class HashLoss(nn.Module):
             f"num_classes={self.num_classes}, bits={self.bits}, "
             f"quantization={self.quantization!r}, quantization_weight={self.quantization_weight}"
         )
+
+
+def _captured(labels: Tensor) -> bool:
+    """Whether a CUDA graph is being captured, which allows no look at values."""
+    return labels.is_cuda and torch.cuda.is_current_stream_capturing()

@@ -65,7 +65,8 @@ def evaluate(
         bits: bits of a code, when that is not a multiple of 8.
 
     Returns:
-        A `Report`. Its `map_by_ties` always holds the "expected", "best" and "worst" mAP too.
+        A `Report`. Its `map_by_ties` always holds the "expected", "best" and "worst" mAP too, and
+        its `expected_precision_curve` P@k in expectation.
 
     Raises:
         TypeError: codes that are not uint8, class ids or topk that are not integers.
@@ -84,7 +85,10 @@ def evaluate(
     k = n if topk is None else min(topk, n)
 
     by_radius = RadiusTotals(bits, device)
-    by_rank = RankTotals(k if ties == "index" else n, device)
+    by_rank = {
+        rule: RankTotals(k if ties == "index" else n, device)
+        for rule in dict.fromkeys((ties, "expected"))
+    }
     ap: dict[str, Tensor] = {
         order: torch.empty(q, dtype=torch.float64, device=device)
         for order in dict.fromkeys((ties, *ORDERS))
@@ -106,13 +110,15 @@ def evaluate(
         # A hit adds 1 to the hits of its query, and 1 / relevant items to its recall.
         total = groups.relevant.sum(1)
         weights = torch.stack([torch.ones_like(total), 1 / total.clamp(min=1)])
-        if ties == "index":
-            relevance = _ranked_relevance(part, database, k, own)
-            hits = relevance.cumsum(1)
-            ap["index"][rows] = _precision_of_ranking(relevance, hits, total, denominator)
-            by_rank.add(weights @ relevance, (hits == 0).sum(1))
-        else:
-            by_rank.add(hit_gains(groups, ties, weights, n), groups.before_first_hit())
+        for rule, totals in by_rank.items():
+            if rule == "index":
+                relevance = _ranked_relevance(part, database, k, own)
+                hits = relevance.cumsum(1)
+                ap["index"][rows] = _precision_of_ranking(relevance, hits, total, denominator)
+                totals.add(weights @ relevance, (hits == 0).sum(1))
+            else:
+                gains = hit_gains(groups, rule, weights, totals.depth)
+                totals.add(gains, groups.before_first_hit())
 
     # In the best order AP is 0 only for a query that has no hit in any order.
     served = {name: ap["index" if name == "index" else "best"] > 0 for name in ap}
@@ -120,7 +126,7 @@ def evaluate(
         name: float(ap[name].sum() / (served[name].sum().clamp(min=1) if skip_empty else q))
         for name in ap
     }
-    precision_curve, recall_curve = by_rank.curves(skip_empty)
+    precision_curve, recall_curve = by_rank[ties].curves(skip_empty)
     rates = bit_rates(database.codes, bits)
     return Report(
         map=maps[ties],
@@ -128,6 +134,7 @@ def evaluate(
         average_precision=ap[ties].cpu().numpy(),
         precision_curve=precision_curve,
         recall_curve=recall_curve,
+        expected_precision_curve=by_rank["expected"].curves(skip_empty)[0],
         pr_curve=by_radius.pr_curve(),
         precision_within=by_radius.precision_within(),
         ties_at_k=cut / q,

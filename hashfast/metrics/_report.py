@@ -33,6 +33,8 @@ class Report:
         precision_curve, recall_curve: P@k and recall@k for k = 1, 2, ... (P@top-M). Up to topk when
             ties are by index, up to the size of the database otherwise. Recall is 0 for a query
             with nothing relevant in the database.
+        expected_precision_curve: P@k as its mean over all orders of ties, for the same k. Where it
+            differs from precision_curve, that depends on the order of the database.
         pr_curve: precision and recall by Hamming radius, pairs pooled over queries.
         precision_within: precision of the items within Hamming radius 0, 1, ... bits; a query that
             returns nothing counts 0 (the field's habit), with `skip_empty` too.
@@ -48,6 +50,7 @@ class Report:
     average_precision: np.ndarray
     precision_curve: np.ndarray
     recall_curve: np.ndarray
+    expected_precision_curve: np.ndarray
     pr_curve: PRCurve
     precision_within: np.ndarray
     ties_at_k: float
@@ -70,6 +73,10 @@ class Report:
         """
         return float(self.precision_curve[self._rank(k) - 1])
 
+    def expected_precision_at(self, k: int) -> float:
+        """P@k as its mean over all orders of ties; raises as precision_at."""
+        return float(self.expected_precision_curve[self._rank(k) - 1])
+
     def recall_at(self, k: int) -> float:
         """Share of a query's relevant items that are among the first k; raises as precision_at."""
         return float(self.recall_curve[self._rank(k) - 1])
@@ -82,10 +89,12 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers and settings as JSON holds them, without what is one number a query or a rank."""
-        left_out = {"average_precision", "precision_curve", "recall_curve"}
+        curves = ("precision_curve", "recall_curve", "expected_precision_curve")
+        left_out = {"average_precision", *curves}
         result = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         ranks = self._shown_ranks()
         result["precision_at"] = {str(k): self.precision_at(k) for k in ranks}
+        result["expected_precision_at"] = {str(k): self.expected_precision_at(k) for k in ranks}
         result["recall_at"] = {str(k): self.recall_at(k) for k in ranks}
         result["precision_within"] = self.precision_within.tolist()
         result["pr_curve"] = {
@@ -100,6 +109,7 @@ class Report:
         lines = {
             f"mAP@{self._shown_topk()}": f"{self.map:.4f}  ({by_ties})",
             "P@k": ", ".join(f"{k}: {self.precision_at(k):.4f}" for k in ranks),
+            "expected P@k": ", ".join(f"{k}: {self.expected_precision_at(k):.4f}" for k in ranks),
             "recall@k": ", ".join(f"{k}: {self.recall_at(k):.4f}" for k in ranks),
             f"P@H<={within}": f"{self.precision_within[within]:.4f}",
             "ties at K": f"{self.ties_at_k:.1%} of queries",
@@ -110,6 +120,8 @@ class Report:
             + ", skip_empty" * self.skip_empty
             + ", exclude_self" * self.exclude_self,
         }
+        if self.ties == "expected":
+            del lines["expected P@k"]
         width = max(map(len, lines))
         return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
 

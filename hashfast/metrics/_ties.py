@@ -124,8 +124,9 @@ def _hypergeometric(group: TieGroups, places: Tensor, hits: Tensor) -> Tensor:
     return torch.nn.functional.pad(logs, (1, 0)).softmax(1)
 
 
-def hit_gains(groups: TieGroups, order: Order, weights: Tensor, n: int) -> Tensor:
-    """How many hits each rank adds, summed over queries with each row of weights [w, q]: [w, n].
+def hit_gains(groups: TieGroups, order: Order, weights: Tensor, depth: int) -> Tensor:
+    """Hits that each of the first `depth` ranks adds, summed over queries with each row of weights:
+    [w, q] -> [w, depth].
 
     The expected (or most, or fewest) hits among the first k ranks grow linearly with k inside a
     group, so a query costs two entries a distance whatever the number of ranks.
@@ -139,7 +140,7 @@ def hit_gains(groups: TieGroups, order: Order, weights: Tensor, n: int) -> Tenso
         else:
             start = end - groups.relevant
     slope = (weights.unsqueeze(2) * slope).flatten(1)
-    steps = slope.new_zeros(len(weights), n + 1)
-    steps.index_add_(1, start.long().flatten(), slope)
-    steps.index_add_(1, end.long().flatten(), -slope)
+    steps = slope.new_zeros(len(weights), depth + 1)
+    steps.index_add_(1, start.clamp(max=depth).long().flatten(), slope)
+    steps.index_add_(1, end.clamp(max=depth).long().flatten(), -slope)
     return steps.cumsum(1)[:, :-1]
