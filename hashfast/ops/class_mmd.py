@@ -25,19 +25,20 @@ def class_offsets(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     return rows, torch.searchsorted(ordered, classes)
 
 
-def _class_of_position(offsets: Tensor, n: int) -> Tensor:
-    """Class of each position of `rows`; C for those in no class."""
+def _class_of_row(rows: Tensor, offsets: Tensor) -> Tensor:
+    """Class of each row, int64 [n]; C for those in no class."""
     num_classes = len(offsets) - 1
-    position = torch.arange(n, device=offsets.device)
+    position = torch.arange(len(rows), device=offsets.device)
     classes = torch.searchsorted(offsets.contiguous(), position, right=True) - 1
-    return torch.where(classes < 0, num_classes, classes)
+    classes = torch.where(classes < 0, num_classes, classes)
+    return torch.empty_like(position).scatter_(0, rows, classes)
 
 
 def _class_means(features: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
     num_classes = len(offsets) - 1
     features = features.to(accumulator(features.dtype))
     sums = features.new_zeros(num_classes + 1, features.shape[1])
-    sums = sums.index_add(0, _class_of_position(offsets, len(rows)), features[rows])
+    sums = sums.index_add_(0, _class_of_row(rows, offsets), features)
     return sums[:num_classes] / offsets.diff().clamp(min=1).unsqueeze(1)
 
 
@@ -91,9 +92,7 @@ def _mean_backward_reference(
 ) -> Tensor:
     per_row = grad / offsets.diff().clamp(min=1).unsqueeze(1)
     per_row = torch.cat([per_row, per_row.new_zeros(1, grad.shape[1])])
-    out = torch.empty(len(rows), grad.shape[1], dtype=dtype, device=grad.device)
-    out[rows] = per_row[_class_of_position(offsets, len(rows))].to(dtype)
-    return out
+    return per_row[_class_of_row(rows, offsets)].to(dtype)
 
 
 def _mean_setup_context(ctx, inputs, output):
