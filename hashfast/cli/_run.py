@@ -7,7 +7,7 @@ import shlex
 import sys
 import typing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import tyro
 import yaml
@@ -20,16 +20,9 @@ _SWITCH = {
 }
 
 
-class Result(Protocol):
-    """What a command returns: text for people, data for --json."""
-
-    def __str__(self) -> str: ...
-    def to_dict(self) -> dict[str, Any]: ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """Text and data of a result."""
+    """What a command returns: text for people, data for --json."""
 
     text: str
     data: dict[str, Any]

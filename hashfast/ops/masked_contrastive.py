@@ -86,9 +86,10 @@ def _backward_reference(
     return grad_anchors, grad_keys
 
 
-def _backward_fake(grad, logsumexp, anchors, keys, ag, kg, ex, temperature, need_a, need_k):
-    grad_anchors = anchors.new_empty(anchors.shape if need_a else (0,))
-    return grad_anchors, keys.new_empty(keys.shape if need_k else (0,))
+def _backward_fake(grad, logsumexp, anchors, keys, *rest):
+    *_, anchors_grad, keys_grad = rest
+    grad_anchors = anchors.new_empty(anchors.shape if anchors_grad else (0,))
+    return grad_anchors, keys.new_empty(keys.shape if keys_grad else (0,))
 
 
 def _setup_context(ctx, inputs, output):
