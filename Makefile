@@ -30,6 +30,8 @@ build: $(LIBRARY)
 
 bench: build
 	$(BIN)/python benchmarks/bench_ops.py
+	$(BIN)/python benchmarks/bench_search.py
+	$(BIN)/python benchmarks/bench_metrics.py
 	$(BIN)/python benchmarks/plot.py
 
 # The Fashion-MNIST files that the tests train on.

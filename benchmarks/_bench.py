@@ -7,60 +7,29 @@ it took to issue the work. Inputs stay where they are between calls: what fits a
 it, so only shapes far larger than the cache say something about memory bandwidth.
 """
 
-import gc
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from _peers import HASHFAST, REFERENCE, Case, Peer, as_tuple, check, first_line, leaves, results_of
-from _rows import CUDA_GRAPH, EAGER, Row, commit, today
+from _peers import HASHFAST, REFERENCE, Case, Peer, as_tuple, check, leaves, results_of
+from _rows import CUDA_GRAPH, EAGER, Row, commit, first_line, today
+from _timing import Thunk, Timing, measure, time_cpu
 from torch import Tensor
 
 from hashfast import _ext
 from hashfast._environment import environment
 from hashfast.ops._op import cpu_level
 
-# A sample lasts at least this long, or clocks and launches would be what is measured.
-SAMPLE_SECONDS = 1e-3
-MIN_ROUNDS, MAX_ROUNDS = 5, 200
 # A graph holds several short calls, so that its own launch (2 to 4 us) does not count.
 GRAPH_CALLS, GRAPH_SHORT_SECONDS = 10, 1e-3
 # Every graph keeps its memory; where a call takes this much, launches do not matter.
 GRAPH_MEMORY_MB = 4e3
 
-Thunk = Callable[[], Any]
-Timer = Callable[[Thunk, int], tuple[float, float]]
-
-
-class Timing(NamedTuple):
-    """Seconds a call: median and percentiles over the rounds; `cpu` is the median of CPU time."""
-
-    median: float
-    p20: float
-    p80: float
-    cpu: float
-    rounds: int
-
-
-def summarise(elapsed: Sequence[float], cpu: Sequence[float]) -> Timing:
-    """Percentiles interpolate linearly between samples."""
-    p20, median, p80 = np.percentile(elapsed, (20, 50, 80))
-    return Timing(float(median), float(p20), float(p80), float(np.median(cpu)), len(elapsed))
-
 
 # ---- timing --------------------------------------------------------------------------------
-
-
-def time_cpu(thunk: Thunk, calls: int) -> tuple[float, float]:
-    """(wall, CPU) seconds a call; CPU time adds up over the threads of the process."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    for _ in range(calls):
-        thunk()
-    return (time.perf_counter() - wall) / calls, (time.process_time() - cpu) / calls
 
 
 def time_cuda(thunk: Thunk, calls: int) -> tuple[float, float]:
@@ -75,31 +44,6 @@ def time_cuda(thunk: Thunk, calls: int) -> tuple[float, float]:
     cpu = time.process_time() - cpu
     end.synchronize()
     return start.elapsed_time(end) / 1e3 / calls, cpu / calls
-
-
-def measure(thunks: Mapping[str, Thunk], timer: Timer, seconds: float) -> dict[str, Timing]:
-    """Time the thunks in turns for about `seconds`, in no fewer than MIN_ROUNDS rounds."""
-    calls = {}
-    for name, thunk in thunks.items():
-        timer(thunk, 1)
-        once, _ = timer(thunk, 1)
-        calls[name] = min(max(math.ceil(SAMPLE_SECONDS / max(once, 1e-9)), 1), 10_000)
-    elapsed: dict[str, list[float]] = {name: [] for name in thunks}
-    cpu: dict[str, list[float]] = {name: [] for name in thunks}
-    gc.collect()
-    gc.disable()
-    try:
-        start = time.perf_counter()
-        for done in range(MAX_ROUNDS):
-            if done >= MIN_ROUNDS and time.perf_counter() - start > seconds:
-                break
-            for name, thunk in thunks.items():
-                sample = timer(thunk, calls[name])
-                elapsed[name].append(sample[0])
-                cpu[name].append(sample[1])
-    finally:
-        gc.enable()
-    return {name: summarise(elapsed[name], cpu[name]) for name in thunks}
 
 
 def peak_memory_mb(thunk: Thunk) -> float:
@@ -153,6 +97,24 @@ def captured(case: Case, peer: Peer, mode: str, calls: int) -> Thunk:
 # ---- a case --------------------------------------------------------------------------------
 
 
+def stamp(device: str, threads: int) -> Row:
+    """What all rows of a run share: the machine, versions, commit and date."""
+    found = environment(device)
+    cpu = environment("cpu")["device"]
+    if "_C" not in _ext.MISSING:
+        cpu = f"{cpu} ({cpu_level()})"
+    return {
+        "threads": threads,
+        "device": found["device"],
+        "cpu": cpu,
+        "torch": found["torch"],
+        "triton": found["triton"],
+        "hashfast": found["hashfast"],
+        "commit": commit(),
+        "date": today(),
+    }
+
+
 @dataclass
 class Recorder:
     """What all rows of a run share, and what could not be measured.
@@ -170,20 +132,7 @@ class Recorder:
 
     def __post_init__(self) -> None:
         self.graphs = self.on_gpu
-        found = environment(self.device)
-        cpu = environment("cpu")["device"]
-        if "_C" not in _ext.MISSING:
-            cpu = f"{cpu} ({cpu_level()})"
-        self.stamp = {
-            "threads": self.threads,
-            "device": found["device"],
-            "cpu": cpu,
-            "torch": found["torch"],
-            "triton": found["triton"],
-            "hashfast": found["hashfast"],
-            "commit": commit(),
-            "date": today(),
-        }
+        self.stamp = stamp(self.device, self.threads)
 
     @property
     def on_gpu(self) -> bool:

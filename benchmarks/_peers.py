@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from _rows import first_line
 from torch import Tensor
 
 HASHFAST, REFERENCE = "hashfast", "reference"
@@ -133,8 +134,3 @@ def check(case: Case, peer: Peer, expected: tuple[tuple, tuple]) -> str:
         if why:
             return f"wrong {name}: {why}"
     return ""
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:160] if text else ''}"

@@ -15,8 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 EAGER, CUDA_GRAPH = "eager", "CUDA graph"
 
-INTEGERS = ("size", "rounds", "threads")
-FLOATS = ("median_ms", "p20_ms", "p80_ms", "cpu_median_ms", "peak_memory_mb", "ratio")
+INTEGERS = ("size", "rounds", "threads", "n", "bits", "queries", "k")
+FLOATS = (
+    *("median_ms", "p20_ms", "p80_ms", "cpu_median_ms", "peak_memory_mb", "ratio"),
+    *("build_ms", "first_ms", "gpairs_s", "speedup", "gb_s", "bandwidth_gb_s", "of_bandwidth"),
+    *("map", "timed_share", "before_mb"),
+)
 COLUMNS = (
     *("op", "provider", "backend", "mode", "execution", "shape", "size", "dtype"),
     *("median_ms", "p20_ms", "p80_ms", "cpu_median_ms", "rounds", "peak_memory_mb"),
@@ -90,8 +94,8 @@ def read_rows(path: Path) -> list[Row]:
     with path.open(newline="") as file:
         rows: list[Row] = list(csv.DictReader(file))
     for row in rows:
-        row |= {key: int(row[key]) for key in INTEGERS}
-        row |= {key: float(row[key] or "nan") for key in FLOATS}
+        row |= {key: int(row[key]) for key in INTEGERS if key in row}
+        row |= {key: float(row[key] or "nan") for key in FLOATS if key in row}
     return rows
 
 
@@ -119,6 +123,11 @@ def table(rows: list[Row]) -> str:
         )
     if all(math.isnan(row["peak_memory_mb"]) for row in rows):
         lines = [line[:6] + line[7:] for line in lines]
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Cells in columns, one line a row."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  "
@@ -134,3 +143,8 @@ def duration(milliseconds: float) -> str:
             value = milliseconds * scale
             return f"{value:.{max(0, 2 - math.floor(math.log10(max(value, 0.01))))}f} {unit}"
     return f"{milliseconds / 1e3:.3g} s"
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:160] if text else ''}"

@@ -1,17 +1,22 @@
-"""Draw one figure an operation from the results: time against size, a line a provider.
+"""Draw the results: for operations, time against size; for searches, ratio and thread scaling.
 
 python benchmarks/plot.py [results/nvidia-h200.csv ...]
 
-Of rows measured more than once the latest counts. Bars span the 20th to the 80th percentile.
+Of rows measured more than once the latest counts. An operation gets a figure with a line a provider
+and bars from the 20th to the 80th percentile. Results of bench_search.py (search-*.csv) get one of
+the ratio to faiss and one of the speed on several threads, with a line a width of the codes.
 """
 
 import argparse
 import sys
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from _peers import HASHFAST, REFERENCE
 from _rows import RESULTS, Row, read_rows
+from _search_cases import K
 
 # Okabe and Ito's colours are told apart with any colour vision; markers tell them apart in print.
 COLOURS = ("#0072B2", "#000000", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -20,9 +25,12 @@ FIRST = (HASHFAST, REFERENCE, "torch.compile")
 MODES = ("forward", "backward", "forward+backward")
 
 
-def latest(rows: list[Row]) -> list[Row]:
-    """One row for each thing measured: the last one by date."""
-    key = ("op", "provider", "mode", "execution", "shape", "dtype", "threads", "device")
+OPERATION = ("op", "provider", "mode", "execution", "shape", "dtype", "threads", "device")
+SEARCH = ("provider", "surface", "codes", "n", "bits", "queries", "k", "threads", "device")
+
+
+def latest(rows: list[Row], key: Sequence[str] = OPERATION) -> list[Row]:
+    """One row for each thing measured, which is what `key` names: the last one by date."""
     newest = {
         tuple(row[name] for name in key): row for row in sorted(rows, key=lambda row: row["date"])
     }
@@ -97,9 +105,92 @@ def draw(op: str, rows: list[Row], path: Path) -> None:
     stamp = rows[0]
     threads = f", {stamp['threads']} thread(s)" if stamp["device"] in stamp["cpu"] else ""
     figure.suptitle(f"{op} on {stamp['device']}{threads}, torch {stamp['torch']}")
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, metadata={"Software": None})
     plt.close(figure)
+    print(path)
+
+
+def draw_searches(rows: list[Row], folder: Path, stem: str) -> None:
+    """hashfast's index at k = K: how many times faster than faiss, and than one thread."""
+    ours = [
+        row
+        for row in latest(rows, SEARCH)
+        if row["provider"] == HASHFAST and row["surface"] == "index" and row["k"] == K
+    ]
+    draw_by_queries(
+        [row for row in ours if row["threads"] == 1],
+        "ratio",
+        lambda row: f"n = {row['n']:,}, {row['codes']} codes",
+        ("times faster than faiss, one thread", lambda row: 1),
+        folder / f"{stem}-ratio.png",
+    )
+    draw_by_queries(
+        [row for row in ours if row["threads"] > 1],
+        "speedup",
+        lambda row: f"n = {row['n']:,}, {row['codes']} codes, {row['threads']} threads",
+        ("times faster than on one thread", lambda row: row["threads"]),
+        folder / f"{stem}-threads.png",
+    )
+
+
+def draw_by_queries(
+    rows: list[Row],
+    column: str,
+    panel_of: Callable[[Row], str],
+    measured: tuple[str, Callable[[Row], float]],
+    path: Path,
+) -> None:
+    """A panel for each text `panel_of` has, a line for each width of the codes.
+
+    measured: what the column holds, and where a row's panel has its dashed line.
+    """
+    if not rows:
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (row["n"], row["bits"], row["queries"])):
+        panels[panel_of(row)].append(row)
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(1.2 + 4.2 * len(panels), 4),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    widths = sorted({row["bits"] for row in rows})
+    ticks = sorted({row["queries"] for row in rows})
+    for panel, (title, found) in zip(axes[0], panels.items(), strict=True):
+        for number, bits in enumerate(widths):
+            points = [(row["queries"], row[column]) for row in found if row["bits"] == bits]
+            if points:
+                panel.plot(
+                    *zip(*points, strict=True),
+                    label=f"{bits} bits",
+                    color=COLOURS[number % len(COLOURS)],
+                    marker=MARKERS[number % len(MARKERS)],
+                )
+        panel.axhline(measured[1](found[0]), color="grey", linestyle="--", linewidth=1)
+        panel.set(xscale="log", title=title, xlabel="queries in a call")
+        panel.set_xticks(ticks, labels=map(str, ticks))
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    axes[0][0].set_ylim(bottom=0)
+    axes[0][0].set_ylabel(measured[0])
+    axes[0][0].legend()
+    figure.suptitle(f"exact top-{K} on {rows[0]['cpu']}")
+    save(figure, path)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -109,18 +200,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("files", nargs="*", type=Path, help="results (default: all of results/)")
     parser.add_argument("--out", type=Path, default=RESULTS / "plots", help="folder for the PNGs")
     options = parser.parse_args(arguments)
-    files = options.files or sorted(p for p in RESULTS.glob("*.csv") if p.stem != "quality")
+    files = options.files or sorted(
+        p for p in RESULTS.glob("*.csv") if not p.stem.startswith(("quality", "metrics-"))
+    )
     if not files:
         print(f"no results in {RESULTS}: run benchmarks/bench_ops.py first", file=sys.stderr)
         return 1
     for file in files:
+        rows = read_rows(file)
+        if file.stem.startswith("search-"):
+            draw_searches(rows, options.out, file.stem)
+            continue
         by_op = defaultdict(list)
-        for row in latest(read_rows(file)):
+        for row in latest(rows):
             by_op[row["op"]].append(row)
-        for op, rows in sorted(by_op.items()):
-            path = options.out / f"{file.stem}-{op}.png"
-            draw(op, rows, path)
-            print(path)
+        for op, found in sorted(by_op.items()):
+            draw(op, found, options.out / f"{file.stem}-{op}.png")
     return 0
 
 

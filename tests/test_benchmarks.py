@@ -19,6 +19,7 @@ import _cases  # noqa: E402
 import _peers  # noqa: E402
 import _rows  # noqa: E402
 import _suite  # noqa: E402
+import _timing  # noqa: E402
 
 from hashfast.ops import OPS  # noqa: E402
 
@@ -39,8 +40,8 @@ def recorder():
 
 
 def test_percentiles_of_known_numbers():
-    timing = _bench.summarise([5.0, 1.0, 3.0, 2.0, 4.0, 6.0], [1.0, 9.0, 2.0])
-    assert timing == _bench.Timing(median=3.5, p20=2.0, p80=5.0, cpu=2.0, rounds=6)
+    timing = _timing.summarise([5.0, 1.0, 3.0, 2.0, 4.0, 6.0], [1.0, 9.0, 2.0])
+    assert timing == _timing.Timing(median=3.5, p20=2.0, p80=5.0, cpu=2.0, rounds=6)
 
 
 def test_peers_take_turns():
@@ -51,11 +52,11 @@ def test_peers_take_turns():
         thunk()
         return (0.5 if order[-1] == "a" else 0.25), 0.125
 
-    timings = _bench.measure(thunks, timer, seconds=0)
+    timings = _timing.measure(thunks, timer, seconds=0)
     warm_up, rounds = order[:4], order[4:]
     assert warm_up == ["a", "a", "b", "b"]
-    assert rounds == ["a", "b"] * _bench.MIN_ROUNDS
-    assert timings["a"] == _bench.Timing(0.5, 0.5, 0.5, 0.125, _bench.MIN_ROUNDS)
+    assert rounds == ["a", "b"] * _timing.MIN_ROUNDS
+    assert timings["a"] == _timing.Timing(0.5, 0.5, 0.5, 0.125, _timing.MIN_ROUNDS)
     assert timings["b"].median == 0.25
 
 
@@ -64,10 +65,10 @@ def test_short_calls_are_repeated_within_a_sample():
 
     def timer(thunk, calls):
         seen.append(calls)
-        return _bench.SAMPLE_SECONDS / 7, 0.0
+        return _timing.SAMPLE_SECONDS / 7, 0.0
 
-    _bench.measure({"a": lambda: None}, timer, seconds=0)
-    assert seen == [1, 1] + [7] * _bench.MIN_ROUNDS
+    _timing.measure({"a": lambda: None}, timer, seconds=0)
+    assert seen == [1, 1] + [7] * _timing.MIN_ROUNDS
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_the_script_prints_and_appends(tmp_path):
     assert {row["provider"] for row in rows} == {"hashfast", "reference", "torch.sort"}
     for row in rows:
         assert 0 < row["p20_ms"] <= row["median_ms"] <= row["p80_ms"]
-        assert row["rounds"] >= _bench.MIN_ROUNDS
+        assert row["rounds"] >= _timing.MIN_ROUNDS
         assert row["threads"] == 1
     (backend,) = {
         row["backend"] for row in rows if row["provider"] == "hashfast" and row["mode"] == "forward"

@@ -12,9 +12,10 @@ from PIL import Image
 
 from hashfast._environment import environment
 from hashfast.cli import main
+from hashfast.cli.encode import read_unreadable
 from hashfast.data import load
 from hashfast.hashing import HashModel, ModelConfig
-from hashfast.index import Gallery
+from hashfast.index import Gallery, gallery
 from hashfast.metrics import evaluate
 
 SHADES = {"a": 20, "b": 120, "c": 220}
@@ -127,8 +128,6 @@ def test_files_of_two_galleries_are_refused(name, tmp_path):
 
 @pytest.mark.parametrize("failing", [1, 2, 3])
 def test_a_failure_leaves_the_older_gallery_whole(failing, tmp_path, monkeypatch):
-    from hashfast.index import gallery
-
     Gallery.of(codes(5), 32).save(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     opened = 0
@@ -164,6 +163,25 @@ def test_damaged_facts_are_named(content, said, tmp_path):
     with pytest.raises(ValueError, match=said) as error:
         Gallery.load(tmp_path)
     assert "gallery.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "items.csv is not a list of row, item, label"),
+        (b"row,item\n", "items.csv is not a list of row, item, label"),
+        (b"row,item,label\n0,a\n1,b,2\n", "items.csv is not a list of row, item, label"),
+        (b"row,item,label\n0,a,\n1,b,cat\n", "items.csv: a label is not readable"),
+        (b"row,item,label\n0,a,\n", "2 codes has 1 items"),
+    ],
+)
+def test_damaged_lists_of_items_are_named(content, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "_digest", lambda index, items: "as if it fitted")
+    Gallery.of(codes(2), 32).save(tmp_path)
+    (tmp_path / "items.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=said) as error:
+        Gallery.load(tmp_path)
+    assert str(tmp_path) in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -356,6 +374,24 @@ def test_joined_codes_of_two_models_have_none(model, tmp_path, capsys):
     assert call(capsys, *join)[0] == 1
     answer(capsys, *join, "--force")
     assert not {"model", "fingerprint"} & Gallery.load(tmp_path / "joined").info.keys()
+
+
+def test_index_joins_the_lists_of_unreadable_pictures(model, tmp_path, capsys):
+    sources = [tmp_path / "1", tmp_path / "2"]
+    broken = []
+    for folder, odd in zip(sources, (b"caf\xe9.png", b"two\nlines.png"), strict=True):
+        picture(folder / "pictures" / "good.png")
+        broken.append(folder / "pictures" / os.fsdecode(odd))
+        broken[-1].touch()
+        answer(capsys, "encode", folder / "pictures", "--model", model, "--out", folder / "g")
+    both = [folder / "g" for folder in sources]
+    answer(capsys, "index", *both, both[0], "--out", both[0], "--overwrite")
+    listed = read_unreadable(both[0])
+    assert [item for item, _ in listed] == [str(path) for path in broken]
+    assert all("the file is empty" in reason for _, reason in listed)
+    np.save(tmp_path / "codes.npy", codes(3))
+    answer(capsys, "index", tmp_path / "codes.npy", "--out", both[0], "--overwrite")
+    assert not (both[0] / "unreadable.csv").exists()
 
 
 def test_search_names_classes(galleries, capsys):

@@ -16,7 +16,7 @@ from hashfast.ops._op import cpu_level
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 DIFFERENTIABLE = sorted(name for name, op in OPS.items() if op.differentiable)
 TWICE = ("binary_wasserstein", "binary_wasserstein_backward", "class_mean_backward", "class_mmd")
-DYNAMIC = {"hamming_range"}
+DYNAMIC = {"hamming_hits", "hamming_range"}
 # Packed codes have one type.
 TYPED = [
     (name, dtype)
@@ -255,9 +255,9 @@ def test_result_does_not_depend_on_threads():
     results = []
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
-        results.append(OPS["hamming_topk"](query, database, 9_000))
+        results.append(OPS["hamming_topk"](query, database, 9_000, None))
     torch.set_num_threads(before)
-    expected = OPS["hamming_topk"].reference(query, database, 9_000)
+    expected = OPS["hamming_topk"].reference(query, database, 9_000, None)
     for result in results:
         assert torch.equal(result[0], expected[0])
         assert torch.equal(result[1], expected[1])

@@ -4,83 +4,54 @@
 
 #include "../checks.h"
 #include "hamming.h"
+#include "hamming_labels.h"
 
 namespace hashfast {
 namespace {
 
-// Whether two items share a class: equal ids, or a common bit of packed multi-hot rows.
-class Labels {
- public:
-  Labels(const std::optional<Tensor>& labels, int64_t rows) {
-    if (!labels) return;
-    held_ = torch::stable::contiguous(*labels);
-    STD_TORCH_CHECK(held_->size(0) == rows, "hamming_histogram: ", held_->size(0), " labels for ",
-                    rows, " codes");
-    if (held_->dim() == 1) {
-      STD_TORCH_CHECK(held_->scalar_type() == ScalarType::Long,
-                      "hamming_histogram: class ids must be int64");
-      kind = Kind::ids;
-      ids = held_->const_data_ptr<int64_t>();
-    } else {
-      STD_TORCH_CHECK(held_->dim() == 2 && held_->scalar_type() == ScalarType::Byte,
-                      "hamming_histogram: packed multi-hot labels must be uint8 [n, bytes]");
-      kind = Kind::bits;
-      bits = held_->const_data_ptr<uint8_t>();
-      width = held_->size(1);
-    }
-  }
-  enum class Kind { none, ids, bits } kind = Kind::none;
-  const int64_t* ids = nullptr;
-  const uint8_t* bits = nullptr;
-  int64_t width = 0;
-
- private:
-  std::optional<Tensor> held_;
-};
+constexpr int64_t kGroup = 1024;  // most queries whose histograms are held at once
 
 Tensor hamming_histogram(const Tensor& query, const Tensor& database,
                          const std::optional<Tensor>& query_labels,
                          const std::optional<Tensor>& database_labels) {
-  check_codes("hamming_histogram", query, database);
+  constexpr const char* kOp = "hamming_histogram";
+  check_codes(kOp, query, database);
   const Tensor query_rows = torch::stable::contiguous(query);
   const Tensor database_rows = torch::stable::contiguous(database);
   const Codes queries(query_rows), codes(database_rows);
-  const Labels ours(query_labels, queries.rows), theirs(database_labels, codes.rows);
-  STD_TORCH_CHECK(ours.kind == theirs.kind && ours.width == theirs.width,
-                  "hamming_histogram: labels of query and database are of different kinds");
+  STD_TORCH_CHECK(query_labels.has_value() == database_labels.has_value(), kOp,
+                  ": labels are of both query and database, or of neither");
+  std::optional<Labels> ours, theirs;
+  if (query_labels) {
+    ours.emplace(kOp, *query_labels, queries.rows);
+    theirs.emplace(kOp, *database_labels, codes.rows);
+    ours->check_like(kOp, *theirs);
+  }
   const int64_t bins = queries.bins();
   Tensor out = torch::stable::new_zeros(query_rows, {queries.rows, bins}, ScalarType::Long);
-  int64_t* const counts_out = out.mutable_data_ptr<int64_t>();
+  int64_t* const counts = out.mutable_data_ptr<int64_t>();
 
   for (int64_t first = 0; first < queries.rows; first += kGroup) {
     const int64_t group = std::min(kGroup, queries.rows - first);
     const Plan plan(group, codes.rows);
-    std::vector<int64_t> partial(group * plan.chunks() * bins, 0);
-    plan.scan(
-        queries, first, codes,
-        [&](int64_t q, int64_t chunk, int64_t start, int64_t count, const uint16_t* distances) {
-          int64_t* counts = partial.data() + (q * plan.chunks() + chunk) * bins;
-          if (ours.kind == Labels::Kind::ids) {
-            const int64_t id = ours.ids[first + q];
-            const int64_t* other = theirs.ids + start;
-            for (int64_t i = 0; i < count; ++i) counts[distances[i]] += other[i] == id;
-          } else if (ours.kind == Labels::Kind::bits) {
-            const int64_t width = ours.width;
-            const uint8_t* own = ours.bits + (first + q) * width;
-            const uint8_t* other = theirs.bits + start * width;
-            for (int64_t i = 0; i < count; ++i, other += width) {
-              uint8_t common = 0;
-              for (int64_t w = 0; w < width; ++w) common |= own[w] & other[w];
-              counts[distances[i]] += common != 0;
-            }
-          } else {
-            for (int64_t i = 0; i < count; ++i) ++counts[distances[i]];
-          }
-        });
-    for (int64_t q = 0; q < group; ++q)
-      for (int64_t chunk = 0; chunk < plan.chunks(); ++chunk)
-        for (int64_t d = 0; d < bins; ++d)
-          counts_out[(first + q) * bins + d] += partial[(q * plan.chunks() + chunk) * bins + d];
+    std::vector<std::vector<int64_t>> partial(plan.tasks());
+    torch::stable::parallel_for(0, plan.tasks(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const Part mine = plan.queries(task);
+        const Part part{first + mine.first, first + mine.last};
+        partial[task].assign((part.last - part.first) * bins, 0);
+        Blocks blocks(codes, plan.rows(task), nullptr, hamming_kernels().slice,
+                      part.last - part.first);
+        if (ours)
+          histogram(queries, part, blocks, ClassMasks(*ours, part, *theirs), partial[task].data());
+        else
+          histogram(queries, part, blocks, EveryRow{}, partial[task].data());
+      }
+    });
+    for (int64_t task = 0; task < plan.tasks(); ++task) {
+      int64_t* const to = counts + (first + plan.queries(task).first) * bins;
+      for (int64_t i = 0; i < std::ssize(partial[task]); ++i) to[i] += partial[task][i];
+    }
   }
   return out;
 }

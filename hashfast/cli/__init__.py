@@ -19,6 +19,7 @@ COMMANDS = {
     "encode": "turn pictures or a protocol's images into codes",
     "index": "join codes into one gallery, or describe one",
     "search": "find the nearest pictures of a gallery",
+    "dedup": "find near-duplicates among the pictures of a gallery",
     "eval": "retrieval metrics of query codes against database codes",
     "doctor": "which backend serves each operation, and why one is missing",
 }

@@ -1,3 +1,4 @@
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
     from hashfast.data import ImageDataset
     from hashfast.hashing import HashModel
+
+UNREADABLE_FILE = "unreadable.csv"
 
 
 class Source(NamedTuple):
@@ -90,7 +93,7 @@ class Command:
             codes.numpy(), model.bits, items, labels.numpy(), info, source.class_names
         )
         gallery.save(self.out)
-        self._list_unreadable([(source.item(i), reason) for i, reason in unreadable])
+        list_unreadable(self.out, [(source.item(i), reason) for i, reason in unreadable])
         left_out = f"; {len(unreadable)} unreadable, see unreadable.csv" if unreadable else ""
         return Output(
             f"{len(codes)} codes of {model.bits} bits in {self.out}{left_out}",
@@ -130,16 +133,27 @@ class Command:
                 files = FileDataset.from_folder(path, image_size=size, channels=channels)
         return Source(files, files.path, files.class_names, {})
 
-    def _list_unreadable(self, unreadable: list[tuple[str, str]]) -> None:
-        from hashfast._files import atomic_write
-        from hashfast.index.gallery import csv_bytes
 
-        path = self.out / "unreadable.csv"
-        if not unreadable:
-            path.unlink(missing_ok=True)
-            return
-        with atomic_write(path) as file:
-            file.write(csv_bytes([("item", "reason"), *unreadable]))
+def list_unreadable(out: Path, unreadable: list[tuple[str, str]]) -> None:
+    """Write (item, reason) of what is not in a gallery beside it, or remove an older such list."""
+    from hashfast._files import atomic_write
+    from hashfast.index.gallery import csv_bytes
+
+    path = out / UNREADABLE_FILE
+    if not unreadable:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_write(path) as file:
+        file.write(csv_bytes([("item", "reason"), *unreadable]))
+
+
+def read_unreadable(folder: Path) -> list[tuple[str, str]]:
+    """What `list_unreadable` wrote; nothing where there is no list."""
+    path = folder / UNREADABLE_FILE
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return [(item, reason) for item, reason in csv.reader(file)][1:]
 
 
 def check_out(out: Path, overwrite: bool) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import tyro
 
 from hashfast.cli._run import Output
-from hashfast.cli.encode import check_out
+from hashfast.cli.encode import check_out, list_unreadable, read_unreadable
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class Command:
             }
             return Output("\n".join(f"{k:<12} {v}" for k, v in facts.items()), facts)
         joined = self._join(galleries)
+        unreadable = [pair for path in self.sources for pair in read_unreadable(path)]
         joined.save(self.out)
+        list_unreadable(self.out, list(dict.fromkeys(unreadable)))
         text = f"{joined.index.ntotal} codes of {joined.index.d} bits in {self.out}"
         return Output(text, {"codes": joined.index.ntotal, "bits": joined.index.d, **joined.info})
 

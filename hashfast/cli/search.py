@@ -4,9 +4,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import tyro
 
+from hashfast.cli._items import class_of, label_of, label_text, printable
 from hashfast.cli._run import Output, table
 
 if TYPE_CHECKING:
@@ -53,17 +53,17 @@ class Command:
                 "distances would mean nothing (--force searches all the same)"
             )
         query = model.encode(list(self.image)).numpy()
-        hits = [
-            [_hit(gallery, rank, *pair) for rank, pair in enumerate(found, 1)]
-            for found in self._find(gallery.index, query)
-        ]
+        hits = self._find(gallery.index, query)
         nothing = "nothing found" if gallery.index.ntotal else f"{self.gallery} is empty"
         text = "\n\n".join(
-            f"{_printable(str(image))}\n{_hit_table(found) if found else nothing}"
+            f"{printable(str(image))}\n{_hit_table(gallery, found) if found else nothing}"
             for image, found in zip(self.image, hits, strict=True)
         )
         results = [
-            {"image": str(image), "hits": found}
+            {
+                "image": str(image),
+                "hits": [_hit(gallery, rank, *pair) for rank, pair in enumerate(found, 1)],
+            }
             for image, found in zip(self.image, hits, strict=True)
         ]
         return Output(text, {"results": results})
@@ -95,44 +95,23 @@ class Command:
 
 
 def _hit(gallery: "Gallery", rank: int, distance: int, row: int) -> dict[str, Any]:
-    label = _label(gallery.labels[row])
     return {
         "rank": rank,
         "distance": int(distance),
         "item": gallery.items[row],
-        "label": label,
-        "class": _class(gallery.class_names, label),
+        "label": label_of(gallery, row),
+        "class": class_of(gallery, row),
     }
 
 
-def _hit_table(hits: list[dict[str, Any]]) -> str:
+def _hit_table(gallery: "Gallery", found: list[tuple[int, int]]) -> str:
     rows = [
-        [str(hit["rank"]), str(hit["distance"]), _label_text(hit), _printable(hit["item"])]
-        for hit in hits
+        [
+            str(rank),
+            str(distance),
+            printable(label_text(gallery, row)) or "-",
+            printable(gallery.items[row]),
+        ]
+        for rank, (distance, row) in enumerate(found, 1)
     ]
     return table(["rank", "distance", "label", "item"], rows)
-
-
-def _label_text(hit: dict[str, Any]) -> str:
-    label = hit["label"] if hit["class"] is None else hit["class"]
-    if label is None:
-        return "-"
-    return _printable(", ".join(map(str, label)) if isinstance(label, list) else str(label))
-
-
-def _label(label: Any) -> int | list[int] | None:
-    if np.ndim(label):
-        return np.flatnonzero(label).tolist()
-    return int(label) if label >= 0 else None
-
-
-def _class(names: tuple[str, ...], label: int | list[int] | None) -> str | list[str] | None:
-    """What `names` call a label; None where there are no names, or no label."""
-    if not names or label is None:
-        return None
-    return [names[i] for i in label] if isinstance(label, list) else names[label]
-
-
-def _printable(text: str) -> str:
-    """A name that would break a line, or that no terminal can show, is quoted and escaped."""
-    return text if text.isprintable() else repr(text)

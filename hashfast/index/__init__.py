@@ -2,6 +2,7 @@
 
 from hashfast.index.flat import IndexBinaryFlat, load_index
 from hashfast.index.gallery import Gallery
+from hashfast.index.pairs import pairs
 from hashfast.index.search import range_search, search
 
-__all__ = ["Gallery", "IndexBinaryFlat", "load_index", "range_search", "search"]
+__all__ = ["Gallery", "IndexBinaryFlat", "load_index", "pairs", "range_search", "search"]

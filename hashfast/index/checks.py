@@ -29,18 +29,28 @@ def as_integer(value: int, name: str, least: int) -> int:
     return integer
 
 
-def check_k(k: int, n: int) -> int:
-    """Check the number of neighbours asked of n codes; more than n is padded, with one warning."""
-    k = as_integer(k, "k", 1)
-    if k > n:
+def check_radius(radius: int, code_size: int, strict: bool = False) -> int:
+    """Largest distance that a search within `radius` bits keeps; -1 for none.
+
+    A `strict` radius is itself left out. Beyond the width of a code a radius finds no more.
+    """
+    return min(as_integer(radius, "radius", 0) - strict, 8 * code_size)
+
+
+def warn_if_padded(rows: torch.Tensor, n: int, filtered: bool) -> None:
+    """Warn once when fewer codes than asked for were found for the queries, rows int64 [q, k].
+
+    Every query finds as many: of n codes searched, those that are allowed when `filtered`.
+    """
+    q, k = rows.shape
+    if not q or (k <= n and not filtered):
+        return
+    found = int((rows[0] != NO_ID).sum())
+    if found < k:
+        reason = f"there are {n} codes to search"
+        if filtered:
+            reason = f"allowed leaves {found} of {n} codes to search"
         warnings.warn(
-            f"k is {k} but there are {n} codes to search: results are padded with "
-            f"distance {NO_DISTANCE} and id {NO_ID}",
+            f"k is {k} but {reason}: results are padded with distance {NO_DISTANCE} and id {NO_ID}",
             stacklevel=3,  # the line that called search
         )
-    return k
-
-
-def check_radius(radius: int, code_size: int) -> int:
-    """Check a search radius in bits; beyond the width of a code it finds no more."""
-    return min(as_integer(radius, "radius", 0), 8 * code_size)

@@ -2,7 +2,7 @@
 
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -11,8 +11,12 @@ import torch
 from hashfast import ops
 from hashfast._files import atomic_write
 from hashfast._inputs import Array, as_codes, to_tensor
-from hashfast.index.checks import NO_ID, as_integer, check_k, check_radius, like
+from hashfast.index.allowed import Allowed, as_bitmap
+from hashfast.index.checks import NO_ID, as_integer, check_radius, like, warn_if_padded
+from hashfast.index.ids import Found, as_ids, find_ids, find_row_numbers
 from hashfast.index.io import ID_SIZE, FlatFile, read_flat, write_flat
+from hashfast.index.pairs import pairs
+from hashfast.index.with_faiss import copy_from_faiss, copy_to_faiss
 
 
 class IndexBinaryFlat:
@@ -30,6 +34,9 @@ class IndexBinaryFlat:
     """
 
     is_trained = True
+    ntotal: int
+    _codes: torch.Tensor  # uint8 [capacity, code_size]
+    _ids: torch.Tensor | None  # their bytes, uint8 [capacity, 8]: in a mapped file not aligned
 
     def __init__(self, bits: int, device: str | torch.device = "cpu") -> None:
         """Make an empty index.
@@ -55,10 +62,9 @@ class IndexBinaryFlat:
 
         A read-only numpy view of an index on the CPU; a tensor for one on another device.
         """
-        codes = self._codes[: self.ntotal]
         if self.device.type != "cpu":
-            return codes
-        view = codes.numpy()
+            return self._held
+        view = self._held.numpy()
         view.flags.writeable = False
         return view
 
@@ -98,37 +104,47 @@ class IndexBinaryFlat:
                 "or start a new index with add_with_ids"
             )
         rows = self._checked(codes, "codes")
-        self._append(rows, _as_ids(ids, len(rows)))
+        self._append(rows, _id_bytes(ids, len(rows)))
 
-    def search(self, query: Array, k: int) -> tuple[Array, Array]:
+    def search(self, query: Array, k: int, allowed: Allowed | None = None) -> tuple[Array, Array]:
         """Find the k nearest codes of every query, exactly.
 
         Args:
             query: uint8 [q, code_size], numpy or torch; moved to the index's device if elsewhere.
             k: neighbours per query, at least 1.
+            allowed: the codes that may be found, numpy or torch: ids, integers [m] (a repeated id
+                allows all its codes); a bool mask of rows [ntotal]; or uint8 [ceil(ntotal / 8)],
+                the bitmap that `hashfast.pack` makes of a mask (ready for use, so worth keeping:
+                hashfast.pack(np.isin(index.ids, ids))). Default: all.
 
         Returns:
             distances int32 [q, k] in bits and ids int64 [q, k], sorted by distance, equal
-            distances by the order in which codes were added. Where k > ntotal the rest is distance
-            2**31 - 1 and id -1, with a warning. numpy for a numpy query; torch on the query's
-            device for a torch query.
+            distances by the order in which codes were added. Where fewer than k codes are held or
+            allowed, the rest is distance 2**31 - 1 and id -1, with a warning. numpy for a numpy
+            query; torch on the query's device for a torch query.
 
         Raises:
-            TypeError, ValueError: a query that is not packed codes of this width, or a bad k.
+            TypeError, ValueError: a query that is not packed codes of this width, a bad k,
+                `allowed` of another form, or with an id that the index does not hold.
         """
-        queries = self._checked(query, "query")
-        k = check_k(k, self.ntotal)
-        distances, rows = ops.hamming_topk(queries.to(self.device), self._codes[: self.ntotal], k)
+        queries, k = self._checked(query, "query"), as_integer(k, "k", 1)
+        distances, rows = ops.hamming_topk(
+            queries.to(self.device), self._held, k, self._bitmap(allowed)
+        )
         found, ids = like(query, distances, self._ids_of(rows))
+        warn_if_padded(rows, self.ntotal, filtered=allowed is not None)
         return found, ids
 
-    def range_search(self, query: Array, radius: int) -> tuple[Array, Array, Array]:
+    def range_search(
+        self, query: Array, radius: int, allowed: Allowed | None = None, strict: bool = False
+    ) -> tuple[Array, Array, Array]:
         """Find every code within `radius` bits of every query, the radius included.
 
         Args:
             query: uint8 [q, code_size], numpy or torch; moved to the index's device if elsewhere.
-            radius: largest distance in bits, 0 or more. faiss's IndexBinaryFlat keeps d < radius:
-                its range_search(query, radius + 1) finds the same codes.
+            radius: largest distance in bits, 0 or more.
+            allowed: the codes that may be found, as in `search`. Default: all.
+            strict: keep distances below the radius only, as faiss's range_search does.
 
         Returns:
             limits int64 [q + 1], distances int32 and ids int64 [limits[-1]]: the hits of query i
@@ -136,15 +152,36 @@ class IndexBinaryFlat:
             query; torch on the query's device for a torch query.
 
         Raises:
-            TypeError, ValueError: a query that is not packed codes of this width, or a bad radius.
+            TypeError, ValueError: a query that is not packed codes of this width, a bad radius,
+                `allowed` of another form, or with an id that the index does not hold.
         """
         queries = self._checked(query, "query")
-        radius = check_radius(radius, self.code_size)
+        radius = check_radius(radius, self.code_size, strict)
         limits, distances, rows = ops.hamming_range(
-            queries.to(self.device), self._codes[: self.ntotal], radius
+            queries.to(self.device), self._held, radius, self._bitmap(allowed)
         )
         bounds, found, ids = like(query, limits, distances, self._ids_of(rows))
         return bounds, found, ids
+
+    def pairs(self, radius: int) -> Iterator[tuple[Array, Array, Array]]:
+        """Stream the pairs of codes held that are at most `radius` bits apart, each pair once.
+
+        Args:
+            radius: largest distance in bits, 0 or more.
+
+        Returns:
+            An iterator of blocks: ids int64 [p] of the code that was added first, ids int64 [p] of
+            the other, and distances int32 [p]; sorted by first row, distance and second row. numpy
+            or tensors as `codes`. Codes added or removed meanwhile change nothing.
+
+        Raises:
+            TypeError, ValueError: a bad radius.
+        """
+        found = pairs(self.codes, radius)
+        if self._ids is None:
+            return found
+        (ids,) = like(self.codes, torch.from_numpy(self.ids).to(self.device))
+        return ((ids[i], ids[j], distances) for i, j, distances in found)
 
     def reconstruct(self, id: int) -> Array:
         """Return a copy of the code with this id, uint8 [code_size]; numpy or tensor as `codes`.
@@ -154,21 +191,52 @@ class IndexBinaryFlat:
         Raises:
             IndexError: no such id.
         """
-        row = operator.index(id)
-        if self._ids is not None:
-            found = np.flatnonzero(self.ids == row)
-            row = int(found[-1]) if len(found) else -1
-        if not 0 <= row < self.ntotal:
-            raise IndexError(f"id {id} is not in this index of {self.ntotal} codes")
-        code = self.codes[row]
-        return code.copy() if isinstance(code, np.ndarray) else code.clone()
+        return self.reconstruct_n(id, 1)[0]
+
+    def reconstruct_n(self, first: int, n: int) -> Array:
+        """Return copies of the codes with ids first .. first + n - 1, uint8 [n, code_size].
+
+        Otherwise as `reconstruct`. (faiss's IndexBinaryFlat reads past its codes instead of
+        raising.)
+
+        Raises:
+            IndexError: an id that the index does not hold.
+            TypeError, ValueError: n is not an integer, or negative.
+        """
+        first, n = operator.index(first), as_integer(n, "n", 0)
+        is_int64 = -(2**63) <= first <= 2**63 - max(n, 1)
+        rows = self._find(first + np.arange(n)).last if is_int64 else np.array([-1])
+        if (rows < 0).any():
+            missing = first + int(np.argmax(rows < 0))
+            raise IndexError(f"id {missing} is not in this index of {self.ntotal} codes")
+        (codes,) = like(self.codes, self._held[torch.from_numpy(rows).to(self.device)])
+        return codes
+
+    def remove_ids(self, ids: Array | Sequence[int]) -> int:
+        """Remove the codes with these ids, integers [m]; returns how many there were.
+
+        The other codes keep their order, and an error leaves all as it was. As in faiss: ids that
+        the index does not hold are ignored, a repeated id loses all its codes, and in an index that
+        numbers its codes itself the later ones move up, so that their ids change. Codes and ids
+        that are left are copied; the file of a memory-mapped index stays as it is.
+
+        Raises:
+            TypeError, ValueError: not integers [m].
+        """
+        kept = np.ones(self.ntotal, bool)
+        kept[self._find(as_ids(ids)).rows] = False
+        rows = torch.from_numpy(np.flatnonzero(kept)).to(self.device)
+        removed = self.ntotal - len(rows)
+        if removed:
+            left = None if self._ids is None else self._ids[rows]
+            self._codes, self._ids, self.ntotal = self._codes[rows], left, len(rows)
+        return removed
 
     def reset(self) -> None:
         """Forget all codes and ids, and free their memory."""
         self.ntotal = 0
         self._codes = torch.empty(0, self.code_size, dtype=torch.uint8, device=self.device)
-        # int64 ids as their bytes: in a memory-mapped file they are not aligned
-        self._ids: torch.Tensor | None = None
+        self._ids = None
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the index to a file that faiss reads too; an error leaves an older file whole.
@@ -181,15 +249,7 @@ class IndexBinaryFlat:
 
     def write(self, file: BinaryIO) -> None:
         """Write what `save` writes into a file that is open for it."""
-        ids = self._ids
-        write_flat(
-            file,
-            FlatFile(
-                self.d,
-                self._codes[: self.ntotal].cpu().numpy(),
-                None if ids is None else ids[: self.ntotal].cpu().numpy(),
-            ),
-        )
+        write_flat(file, self._contents())
 
     def to_faiss(self) -> Any:
         """Copy into a faiss.IndexBinaryFlat, or IndexBinaryIDMap if ids were given.
@@ -198,21 +258,7 @@ class IndexBinaryFlat:
             ImportError: faiss is not installed.
             ValueError: bits is not a multiple of 8, which faiss needs.
         """
-        if self.d % 8:
-            raise ValueError(
-                f"faiss holds whole bytes, this index {self.d}-bit codes. Distances are the same "
-                f"in a {8 * self.code_size}-bit index of these codes: add them to "
-                f"IndexBinaryFlat({8 * self.code_size})"
-            )
-        faiss = _import_faiss()
-        index = faiss.IndexBinaryFlat(self.d)
-        codes = self._codes[: self.ntotal].cpu().numpy()
-        if self._ids is None:
-            index.add(codes)
-            return index
-        index = faiss.IndexBinaryIDMap(index)
-        index.add_with_ids(codes, self.ids)
-        return index
+        return copy_to_faiss(self._contents())
 
     @classmethod
     def from_faiss(cls, index: Any) -> "IndexBinaryFlat":
@@ -222,18 +268,7 @@ class IndexBinaryFlat:
             ImportError: faiss is not installed.
             TypeError: another kind of index.
         """
-        faiss = _import_faiss()
-        flat, ids = index, None
-        if isinstance(index, faiss.IndexBinaryIDMap):
-            flat = faiss.downcast_IndexBinary(index.index)
-            ids = faiss.vector_to_array(index.id_map).view(np.uint8).reshape(-1, ID_SIZE)
-        if not isinstance(flat, faiss.IndexBinaryFlat):
-            raise TypeError(
-                f"index is {type(flat).__name__}; expected faiss.IndexBinaryFlat "
-                "or an IndexBinaryIDMap of one"
-            )
-        codes = faiss.vector_to_array(flat.xb).reshape(-1, flat.code_size)
-        return cls._holding(FlatFile(flat.d, codes, ids))
+        return cls._holding(copy_from_faiss(index))
 
     @classmethod
     def _holding(cls, contents: FlatFile, device: str | torch.device = "cpu") -> "IndexBinaryFlat":
@@ -244,6 +279,10 @@ class IndexBinaryFlat:
             index._ids = to_tensor(contents.ids).to(index.device)
         index.ntotal = len(contents.codes)
         return index
+
+    def _contents(self) -> FlatFile:
+        ids = None if self._ids is None else self._ids[: self.ntotal].cpu().numpy()
+        return FlatFile(self.d, self._held.cpu().numpy(), ids)
 
     def _checked(self, codes: Array, name: str) -> torch.Tensor:
         return as_codes(codes, name, self.d, "this index holds")
@@ -258,6 +297,18 @@ class IndexBinaryFlat:
             all_ids[start:end] = ids
         all_codes[start:end] = codes
         self._codes, self._ids, self.ntotal = all_codes, all_ids, end
+
+    @property
+    def _held(self) -> torch.Tensor:
+        return self._codes[: self.ntotal]
+
+    def _bitmap(self, allowed: Allowed | None) -> torch.Tensor | None:
+        return as_bitmap(allowed, self.ntotal, self._find, self.device)
+
+    def _find(self, ids: np.ndarray) -> Found:
+        if self._ids is None:
+            return find_row_numbers(ids, self.ntotal)
+        return find_ids(ids, self.ids)
 
     def _ids_of(self, rows: torch.Tensor) -> torch.Tensor:
         if self._ids is None or not self.ntotal:
@@ -295,27 +346,11 @@ def _with_room(rows: torch.Tensor, used: int, needed: int) -> torch.Tensor:
     return grown
 
 
-def _as_ids(ids: Array | Sequence[int], n: int) -> torch.Tensor:
-    """Check ids and view them as bytes [n, 8]."""
-    array = ids.detach().cpu().numpy() if isinstance(ids, torch.Tensor) else np.asarray(ids)
-    if array.shape != (n,):
+def _id_bytes(ids: Array | Sequence[int], n: int) -> torch.Tensor:
+    """Check the ids of n codes and view them as bytes [n, 8]."""
+    array = as_ids(ids)
+    if len(array) != n:
         raise ValueError(f"ids has shape {array.shape}; expected one id per code, ({n},)")
-    if n and array.dtype.kind not in "iu":
-        raise TypeError(f"ids is {array.dtype}; expected integers")
-    wide = array.astype(np.int64)
-    if array.dtype.kind == "u" and (wide < 0).any():
-        raise ValueError(f"ids go up to {array.max()}; expected int64, at most {2**63 - 1}")
-    if (wide == NO_ID).any():
+    if (array == NO_ID).any():
         raise ValueError(f"id {NO_ID} is taken: search returns it where there is no result")
-    return torch.from_numpy(wide.view(np.uint8).reshape(n, ID_SIZE))
-
-
-def _import_faiss() -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(
-            "faiss is not installed: pip install faiss-cpu. Files need no faiss: "
-            "save and load_index read and write its format"
-        ) from error
-    return faiss
+    return torch.from_numpy(array.view(np.uint8).reshape(n, ID_SIZE))

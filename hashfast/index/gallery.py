@@ -217,18 +217,22 @@ def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
 
 
 def _read_items(content: bytes, classes: Any, path: Path) -> tuple[list[str], np.ndarray]:
-    text = io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")
+    text = io.TextIOWrapper(io.BytesIO(content), "utf-8", "surrogateescape", newline="")
+    rows = csv.reader(text)
+    items: list[str] = []
+    labels: list[str] = []
     try:
-        rows = list(csv.reader(text))
-    except csv.Error as error:
-        raise ValueError(f"{path} is not readable: {error}") from error
-    if not rows or rows[0] != _HEADER or any(len(row) != 3 for row in rows):
-        raise ValueError(f"{path} is not a list of row, item, label")
+        if next(rows, None) != _HEADER:
+            raise ValueError("its header is another")
+        for _, item, label in rows:
+            items.append(item)
+            labels.append(label)
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{path} is not a list of row, item, label: {error}") from error
     try:
-        labels = _labels([row[2] for row in rows[1:]], classes)
+        return items, _labels(labels, classes)
     except (TypeError, ValueError, IndexError) as error:
         raise ValueError(f"{path}: a label is not readable: {error}") from error
-    return [row[1] for row in rows[1:]], labels
 
 
 def _digest(index: IndexBinaryFlat, items: bytes) -> str:

@@ -1,30 +1,14 @@
-"""The evaluator: one pass over the queries, a block at a time."""
-
-import operator
-import warnings
-from typing import Any, Literal, get_args
+"""The evaluator, and mAP alone; both take the queries a block at a time."""
 
 import torch
 from torch import Tensor
 
-from hashfast import ops
 from hashfast._inputs import Array, Labels
-from hashfast.metrics._code_quality import bit_balance, bit_entropy, bit_rates
-from hashfast.metrics._inputs import Collection, check_pair, share_a_class
+from hashfast.metrics._code_quality import bit_balance, bit_entropy, bit_rates, distinct
+from hashfast.metrics._rankings import Rankings, Ties
 from hashfast.metrics._report import Report
-from hashfast.metrics._ties import (
-    ORDERS,
-    Denominator,
-    TieGroups,
-    average_precision,
-    hit_gains,
-)
+from hashfast.metrics._ties import ORDERS, Denominator, average_precision, hit_gains
 from hashfast.metrics._totals import RadiusTotals, RankTotals
-
-Ties = Literal["index", "expected", "best", "worst"]
-
-# Ranks held at once, at about 50 bytes each: enough work for every parallel loop in between.
-_CPU_BLOCK, _GPU_BLOCK = 1 << 21, 1 << 24
 
 
 def evaluate(
@@ -72,62 +56,45 @@ def evaluate(
         TypeError: codes that are not uint8, class ids or topk that are not integers.
         ValueError: no queries, no database, sizes that do not match, topk < 1, unknown options.
     """
-    _check_choice("ties", ties, get_args(Ties))
-    _check_choice("denominator", denominator, get_args(Denominator))
-    database = Collection.checked(database_codes, database_labels, "database", bits)
-    device = database.codes.device
-    query = Collection.checked(query_codes, query_labels, "query", bits, device)
-    check_pair(query, database)
-    bits = 8 * query.codes.shape[1] if bits is None else bits
-    _check_self(query, database, exclude_self)
-    q, n = len(query.codes), len(database.codes) - int(exclude_self)
-    topk = None if topk is None else _check_topk(topk)
-    k = n if topk is None else min(topk, n)
-
+    rankings = Rankings.checked(
+        query_codes,
+        database_codes,
+        query_labels,
+        database_labels,
+        topk=topk,
+        ties=ties,
+        denominator=denominator,
+        skip_empty=skip_empty,
+        exclude_self=exclude_self,
+        bits=bits,
+    )
+    device, bits, k = rankings.device, rankings.bits, rankings.k
+    depth = k if ties == "index" else rankings.items
     by_radius = RadiusTotals(bits, device)
-    by_rank = {
-        rule: RankTotals(k if ties == "index" else n, device)
-        for rule in dict.fromkeys((ties, "expected"))
-    }
-    ap: dict[str, Tensor] = {
-        order: torch.empty(q, dtype=torch.float64, device=device)
-        for order in dict.fromkeys((ties, *ORDERS))
-    }
-    cut = 0
-    # A query needs its ranking, or a case for each number of hits in a group that K cuts.
-    width = max(8 * bits, k if ties == "index" or k < n else 0)
-    block = max(1, (_CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK) // width)
-    for start in range(0, q, block):
-        rows = slice(start, start + block)
-        part = query.rows(rows)
-        own = torch.arange(start, start + len(part.codes), device=device) if exclude_self else None
-        size, relevant = _histograms(part, database, bits, own)
-        by_radius.add(size, relevant)
-        cut += int((size.cumsum(1) != k).all(1).sum())
-        groups = TieGroups.from_histograms(size, relevant)
+    by_rank = {rule: RankTotals(depth, device) for rule in dict.fromkeys((ties, "expected"))}
+    ap: dict[str, Tensor] = {name: rankings.per_query() for name in dict.fromkeys((ties, *ORDERS))}
+    relevant, first, cut = rankings.per_query(), rankings.per_query(), 0
+    for rows, groups in rankings.tie_groups():
+        by_radius.add(groups)
+        _, last = groups.at_rank(k)
+        cut += int((last.before + last.size > k).sum())
+        relevant[rows], first[rows] = groups.all_relevant(), groups.before_first_hit()
         for order in ORDERS:
             ap[order][rows] = average_precision(groups, k, order, denominator)
-        # A hit adds 1 to the hits of its query, and 1 / relevant items to its recall.
-        total = groups.relevant.sum(1)
-        weights = torch.stack([torch.ones_like(total), 1 / total.clamp(min=1)])
-        for rule, totals in by_rank.items():
-            if rule == "index":
-                relevance = _ranked_relevance(part, database, k, own)
-                hits = relevance.cumsum(1)
-                ap["index"][rows] = _precision_of_ranking(relevance, hits, total, denominator)
-                totals.add(weights @ relevance, (hits == 0).sum(1))
-            else:
-                gains = hit_gains(groups, rule, weights, totals.depth)
-                totals.add(gains, groups.before_first_hit())
+            if order in by_rank:
+                gains = hit_gains(groups, order, _recall(relevant[rows]), depth)
+                by_rank[order].add(gains, first[rows])
+    if ties == "index":
+        for rows, hits in rankings.hits():
+            total = relevant[rows]
+            ap[ties][rows] = hits.average_precision(k, total if denominator == "min" else None)
+            by_rank[ties].add(hits.gains(_recall(total), k), hits.before_first_hit(k))
 
-    # In the best order AP is 0 only for a query that has no hit in any order.
-    served = {name: ap["index" if name == "index" else "best"] > 0 for name in ap}
-    maps = {
-        name: float(ap[name].sum() / (served[name].sum().clamp(min=1) if skip_empty else q))
-        for name in ap
-    }
+    # Under ties a query is left out when even the most favourable order has no hit in its top K.
+    served = {name: ap[name] > 0 if name == "index" else first < k for name in ap}
+    maps = {name: rankings.mean(ap[name], served[name]) for name in ap}
     precision_curve, recall_curve = by_rank[ties].curves(skip_empty)
-    rates = bit_rates(database.codes, bits)
+    rates = bit_rates(rankings.database.codes, bits)
     return Report(
         map=maps[ties],
         map_by_ties=maps,
@@ -137,86 +104,63 @@ def evaluate(
         expected_precision_curve=by_rank["expected"].curves(skip_empty)[0],
         pr_curve=by_radius.pr_curve(),
         precision_within=by_radius.precision_within(),
-        ties_at_k=cut / q,
-        distinct_codes=len(database.codes.unique(dim=0)),
+        ties_at_k=cut / len(relevant),
+        distinct_codes=distinct(rankings.database.codes),
         bit_entropy=bit_entropy(rates),
         bit_balance=bit_balance(rates),
+        topk=rankings.topk,
+        ties=ties,
+        denominator=denominator,
+        skip_empty=skip_empty,
+        exclude_self=exclude_self,
+        bits=bits,
+        queries=len(relevant),
+        database=rankings.items,
+    )
+
+
+def mean_average_precision(
+    query_codes: Array,
+    database_codes: Array,
+    query_labels: Labels,
+    database_labels: Labels,
+    *,
+    topk: int | None = None,
+    ties: Ties = "index",
+    denominator: Denominator = "hits",
+    skip_empty: bool = False,
+    exclude_self: bool = False,
+    bits: int | None = None,
+) -> float:
+    """mAP@K alone: the `map` of what `evaluate` returns, without the work for the rest.
+
+    Takes, and raises, what `evaluate` does.
+    """
+    rankings = Rankings.checked(
+        query_codes,
+        database_codes,
+        query_labels,
+        database_labels,
         topk=topk,
         ties=ties,
         denominator=denominator,
         skip_empty=skip_empty,
         exclude_self=exclude_self,
         bits=bits,
-        queries=q,
-        database=n,
     )
-
-
-def _histograms(
-    part: Collection, database: Collection, bits: int, own: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Items and relevant items at each distance, int64 [q, bits + 1], less the query's own item."""
-    size = ops.hamming_histogram(part.codes, database.codes)[:, : bits + 1]
-    relevant = ops.hamming_histogram(part.codes, database.codes, part.labels, database.labels)
-    relevant = relevant[:, : bits + 1]
-    if own is not None:
-        size[:, 0] -= 1
-        relevant[:, :1] -= share_a_class(part.labels, database.labels[own].unsqueeze(1)).long()
-    return size, relevant
-
-
-def _ranked_relevance(part: Collection, database: Collection, k: int, own: Tensor | None) -> Tensor:
-    """1 where the item at a rank is relevant, else 0: float64 [q, k]; ties by database position."""
-    if own is None:
-        _, ids = ops.hamming_topk(part.codes, database.codes, k)
+    k, ap, served = rankings.k, rankings.per_query(), rankings.per_query(torch.bool)
+    if ties == "index":
+        for rows, hits in rankings.hits():
+            relevant = rankings.relevant(rows) if denominator == "min" else None
+            ap[rows] = hits.average_precision(k, relevant)
+            served[rows] = ap[rows] > 0
     else:
-        _, ids = ops.hamming_topk(part.codes, database.codes, k + 1)
-        left_out = ids == own.unsqueeze(1)
-        left_out[:, -1] |= ~left_out.any(1)
-        ids = ids[~left_out].unflatten(0, (-1, k))
-    return share_a_class(part.labels, database.labels[ids]).double()
+        for rows, groups in rankings.tie_groups():
+            ap[rows] = average_precision(groups, k, ties, denominator)
+            served[rows] = groups.before_first_hit() < k
+    return rankings.mean(ap, served)
 
 
-def _precision_of_ranking(
-    relevance: Tensor, hits: Tensor, total: Tensor, denominator: Denominator
-) -> Tensor:
-    """AP [q] of rankings: relevance and hits so far [q, k], relevant items in the database [q]."""
-    k = relevance.shape[1]
-    sums = (relevance * hits / torch.arange(1, k + 1, device=hits.device)).sum(1)
-    count = hits[:, -1] if denominator == "hits" else total.clamp(max=k)
-    return sums / count.clamp(min=1)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
-
-
-def _check_topk(topk: Any) -> int:
-    try:
-        topk = operator.index(topk)
-    except TypeError:
-        raise TypeError(f"topk is {topk!r}; expected a positive integer, or None") from None
-    if topk < 1:
-        raise ValueError(
-            f"topk is {topk}; it must be at least 1, or None to rank the whole database"
-        )
-    return topk
-
-
-def _check_self(query: Collection, database: Collection, exclude_self: bool) -> None:
-    q, n = len(query.codes), len(database.codes)
-    if not exclude_self:
-        if query.same(database):
-            warnings.warn(
-                "the queries are the database, so every query finds itself: "
-                "exclude_self=True leaves it out of its own ranking",
-                stacklevel=3,
-            )
-    elif not torch.equal(query.codes, database.codes[:q]):
-        raise ValueError(
-            "exclude_self: query i must be database item i, but the query codes are not the first "
-            f"{q} database codes"
-        )
-    elif n == 1:
-        raise ValueError("exclude_self leaves nothing to rank in a database of one item")
+def _recall(relevant: Tensor) -> Tensor:
+    """What a hit adds to the recall of its query, [q]: 1 / relevant items."""
+    return 1 / relevant.clamp(min=1)

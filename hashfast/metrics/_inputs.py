@@ -1,4 +1,4 @@
-"""Checks what `evaluate` is given and brings it into the form the operations take."""
+"""Checks the codes and labels the metrics are given, in the form the operations take."""
 
 from typing import Any, NamedTuple, Self
 
@@ -8,12 +8,10 @@ from torch import Tensor
 from hashfast import ops
 from hashfast._inputs import Array, Labels, as_codes, check_labels, check_same_width
 
-_LABEL_BYTES = 8
-
 
 class Collection(NamedTuple):
     """Codes uint8 [n, B] and what makes them relevant: int64 [n] class ids, or multi-hot rows
-    packed into uint8 [n, W] with W a multiple of 8."""
+    packed into uint8 [n, W]."""
 
     codes: Tensor
     labels: Tensor
@@ -37,6 +35,12 @@ class Collection(NamedTuple):
     def same(self, other: Self) -> bool:
         return torch.equal(self.codes, other.codes) and torch.equal(self.labels, other.labels)
 
+    def share_a_class(self, other: Self) -> Tensor:
+        """Whether each item shares a class with the item of the same row, bool [n]."""
+        if self.labels.dim() == 1:
+            return self.labels == other.labels
+        return (self.labels & other.labels).any(1)
+
 
 def check_pair(query: Collection, database: Collection) -> None:
     """Raise ValueError unless queries and database have codes and labels of the same kind."""
@@ -48,22 +52,11 @@ def check_pair(query: Collection, database: Collection) -> None:
         )
 
 
-def share_a_class(query_labels: Tensor, labels: Tensor) -> Tensor:
-    """Which of `labels` [q, k] or [q, k, W] share a class with their row of `query_labels`."""
-    if query_labels.dim() == 1:
-        return labels == query_labels.unsqueeze(1)
-    query_words, words = query_labels.view(torch.int64), labels.view(torch.int64)
-    shared = torch.zeros(labels.shape[:2], dtype=torch.bool, device=labels.device)
-    for word in range(words.shape[2]):
-        shared |= (words[..., word] & query_words[:, None, word]) != 0
-    return shared
-
-
 def _as_labels(labels: Labels, name: str) -> Tensor:
     labels = check_labels(labels, name=name)
     if labels.ndim == 2:
-        packed = ops.pack(labels)
-        return torch.nn.functional.pad(packed, (0, -packed.shape[1] % _LABEL_BYTES))
+        # On the CPU NumPy packs several times faster.
+        return ops.pack(labels) if labels.is_cuda else torch.from_numpy(ops.pack(labels.numpy()))
     if (labels < 0).any():
         raise ValueError(f"{name} hold the class id {labels.min().item()}; ids start at 0")
     return labels

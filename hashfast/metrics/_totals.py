@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from hashfast.metrics._report import PRCurve
+from hashfast.metrics._ties import TieGroups
 
 
 class RadiusTotals:
@@ -16,10 +17,10 @@ class RadiusTotals:
             3, bits + 1, dtype=torch.float64, device=device
         )
 
-    def add(self, size: Tensor, relevant: Tensor) -> None:
-        """Add a block's int64 [q, bits + 1] counts of items and relevant items at each distance."""
-        returned, hits = size.cumsum(1).double(), relevant.cumsum(1).double()
-        self.queries += len(size)
+    def add(self, groups: TieGroups) -> None:
+        """Add a block of queries."""
+        returned, hits = groups.before + groups.size, groups.hits_before + groups.relevant
+        self.queries += len(returned)
         self.returned += returned.sum(0)
         self.hits += hits.sum(0)
         self.precision += (hits / returned.clamp(min=1)).sum(0)

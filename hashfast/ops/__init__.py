@@ -5,6 +5,7 @@ from hashfast.ops.binary_wasserstein import binary_wasserstein
 from hashfast.ops.class_mmd import class_mmd
 from hashfast.ops.codes import pack, unpack
 from hashfast.ops.hamming import hamming_histogram, hamming_range, hamming_topk
+from hashfast.ops.hamming_hits import hamming_hits
 from hashfast.ops.masked_contrastive import masked_contrastive
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "binary_wasserstein",
     "class_mmd",
     "hamming_histogram",
+    "hamming_hits",
     "hamming_range",
     "hamming_topk",
     "masked_contrastive",

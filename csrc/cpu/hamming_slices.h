@@ -1,0 +1,465 @@
+// Hamming distances by bit slicing, for the vectors of one instruction set.
+//
+// A block of codes is turned into bit planes: bit i of plane p is bit p of code i, so that one
+// vector operation works on one bit of `lanes` codes. A query then adds up the planes of its
+// differing bits with full adders (Harley and Seal), least significant plane first. Three planes
+// x, y, z and three query bits have a sum x ^ y ^ z, up to complement the same for every query, and
+// one of eight carries. The carries go into tables, built once a block and read by every query; the
+// sums are again planes to be added three by three. What is left for each query are planes of
+// weight 2 and above: half of the work.
+//
+// A threshold t becomes the constant 2^P - 1 - t, added as further planes: plane P of the sum is
+// set where the distance is above t, and nothing else of the sum need be computed.
+//
+// Simd gives: V, xor3(a, b, c), majority(a, b, c), majority_of<Pattern> of inputs complemented where
+// Pattern has a bit, any(a), rows_of(a, out), the set bits of a in order, planes(codes, bytes, word,
+// out[64]), and kPopcount with popcount(a), the number of ones in each 64-bit word.
+#pragma once
+
+#include <cstring>
+
+#include "cpu_level.h"
+#include "hamming_kernels.h"
+
+namespace hashfast {
+
+template <class Simd>
+struct Slices {
+  using V = typename Simd::V;
+  static constexpr int64_t kLanes = 8 * sizeof(V);
+  static constexpr int64_t kVectorWords = sizeof(V) / 8;
+  static constexpr int64_t kUnit = sizeof(V) / 8;  // selectors count in units of 8 bytes
+  static constexpr int kMostPlanes = 17;
+
+  // Planes of one 64-bit word of a code, N = 16, 32 or 64 of them in use. Adding three by three
+  // until two are left takes N / 2 - 1 tables of 8 vectors; the two are tables of 2.
+  static constexpr int64_t tables(int64_t n) { return n / 2 - 1; }
+  static constexpr int64_t table_vectors(int64_t n) { return 8 * tables(n) + 4; }
+  static constexpr int64_t selectors(int64_t n) { return tables(n) + 2; }
+  static constexpr int64_t selector_words(int64_t n) { return (selectors(n) + 7) / 8; }
+  static constexpr int log2_of(int64_t n) { return n == 16 ? 4 : n == 32 ? 5 : 6; }
+
+  static int64_t planes_of(int64_t bytes) { return bytes <= 2 ? 16 : bytes <= 4 ? 32 : 64; }
+  static int64_t words_of(int64_t bytes) { return (bytes + 7) / 8; }
+  // Planes of a distance but for the last carry: 2^P >= 8 * bytes.
+  static constexpr int planes_for(int64_t n, int64_t words) {
+    int planes = log2_of(n);
+    while ((int64_t{1} << planes) < n * words) ++planes;
+    return planes;
+  }
+  static int count_planes(int64_t bytes) { return planes_for(planes_of(bytes), words_of(bytes)); }
+
+  // A record: the threshold, then the selectors of each word's tables; those of the threshold's
+  // planes follow the first word's. It is short, because a scan reads all records for each block.
+  static constexpr int64_t kHeader = 1;
+  static constexpr int64_t first_selector_words(int64_t n, int64_t planes) {
+    return (selectors(n) + planes + 7) / 8;
+  }
+  static int64_t record_words(int64_t bytes) {
+    const int64_t n = planes_of(bytes);
+    return kHeader + first_selector_words(n, count_planes(bytes)) +
+           (words_of(bytes) - 1) * selector_words(n);
+  }
+  static int64_t table_words(int64_t bytes) {
+    const int64_t sliced = table_vectors(planes_of(bytes)) * kVectorWords;
+    return words_of(bytes) * (sliced > kLanes ? sliced : kLanes);  // or the codes' words
+  }
+
+  // --- tables ------------------------------------------------------------------------------------
+
+  template <int Pattern>
+  static HASHFAST_INLINE void store_carries(V* table, V a, V b, V c) {
+    table[Pattern] = Simd::template majority_of<Pattern>(a, b, c);
+    if constexpr (Pattern < 7) store_carries<Pattern + 1>(table, a, b, c);
+  }
+
+  // Adds N items three by three, level by level, until two are left; triple(a, b, c) sees each three
+  // in the order of the tables, and gives their sum.
+  template <int64_t N, class Item, class Triple>
+  static HASHFAST_INLINE void reduce(Item* items, const Triple& triple) {
+    if constexpr (N > 2) {
+#pragma GCC unroll 24
+      for (int64_t i = 0; i < N / 3; ++i)
+        items[i] = triple(items[3 * i], items[3 * i + 1], items[3 * i + 2]);
+      for (int64_t i = 0; i < N % 3; ++i) items[N / 3 + i] = items[N - N % 3 + i];
+      reduce<N / 3 + N % 3>(items, triple);
+    }
+  }
+
+  template <int64_t N>
+  static HASHFAST_INLINE void build(V* planes, V* out) {
+    reduce<N>(planes, [&](V a, V b, V c) {
+      store_carries<0>(out, a, b, c);
+      out += 8;
+      return Simd::xor3(a, b, c);
+    });
+    for (int i = 0; i < 2; ++i) {
+      *out++ = planes[i];
+      *out++ = ~planes[i];
+    }
+  }
+
+  static void slice(const Block& block, int64_t) {
+    V planes[64];
+    auto* out = reinterpret_cast<V*>(block.tables);
+    const int64_t n = planes_of(block.bytes);
+    for (int64_t word = 0; word < words_of(block.bytes); ++word, out += table_vectors(n)) {
+      Simd::planes(block.codes, block.bytes, word, planes);
+      if (n == 64)
+        build<64>(planes, out);
+      else if (n == 32)
+        build<32>(planes, out);
+      else
+        build<16>(planes, out);
+    }
+  }
+
+  // --- records -----------------------------------------------------------------------------------
+
+  template <int64_t N>
+  static void select(const uint8_t* code, int64_t bytes, uint8_t* out) {
+    bool bits[64] = {};
+    for (int64_t i = 0; i < (8 * bytes < N ? 8 * bytes : N); ++i) bits[i] = code[i / 8] >> (i % 8) & 1;
+    reduce<N>(bits, [&](bool a, bool b, bool c) {
+      *out++ = static_cast<uint8_t>(kUnit * (4 * a + 2 * b + c));
+      return static_cast<bool>(a ^ b ^ c);
+    });
+    *out++ = static_cast<uint8_t>(kUnit * bits[0]);
+    *out++ = static_cast<uint8_t>(kUnit * bits[1]);
+  }
+
+  static void make_record(const uint8_t* code, int64_t bytes, uint64_t* record) {
+    const int64_t n = planes_of(bytes);
+    std::memset(record, 0, 8 * record_words(bytes));
+    uint64_t* out = record + kHeader;
+    for (int64_t word = 0; word < words_of(bytes); ++word) {
+      auto* const to = reinterpret_cast<uint8_t*>(out);
+      if (n == 64)
+        select<64>(code + 8 * word, bytes - 8 * word, to);
+      else if (n == 32)
+        select<32>(code, bytes, to);
+      else
+        select<16>(code, bytes, to);
+      out += word ? selector_words(n) : first_selector_words(n, count_planes(bytes));
+    }
+  }
+
+  static void set_threshold(uint64_t* record, int64_t bytes, int64_t threshold) {
+    const int planes = count_planes(bytes);
+    const int64_t most = (int64_t{1} << planes) - 1;
+    record[0] = static_cast<uint64_t>(threshold);
+    const int64_t bias = threshold < 0 || threshold > most ? 0 : most - threshold;
+    auto* const out = reinterpret_cast<uint8_t*>(record + kHeader) + selectors(planes_of(bytes));
+    for (int i = 0; i < planes; ++i) out[i] = static_cast<uint8_t>(kUnit * (bias >> i & 1));
+  }
+
+  // --- sums --------------------------------------------------------------------------------------
+
+  // Selectors of one word, read eight at a time: single bytes would compete with the tables for the
+  // load ports.
+  template <int64_t Words>
+  struct Selectors {
+    uint64_t words[Words];
+    HASHFAST_INLINE explicit Selectors(const uint64_t* from) { std::memcpy(words, from, 8 * Words); }
+    HASHFAST_INLINE V at(const void* table, int64_t i) const {
+      const uint64_t offset = 8 * uint64_t{static_cast<uint8_t>(words[i / 8] >> (8 * (i % 8)))};
+      return *reinterpret_cast<const V*>(static_cast<const char*>(table) + offset);
+    }
+  };
+
+  // The next plane of weight 2^Level out of a word's tables, from First on; the planes of lower
+  // weight are added to sum.
+  template <int64_t N, int Level, int64_t First, class S>
+  static HASHFAST_INLINE V carry(const V* table, const S& selectors, V* sum) {
+    V a, b;
+    if constexpr (Level > 1) {
+      a = carry<N, Level - 1, First>(table, selectors, sum);
+      b = carry<N, Level - 1, First + (1 << (Level - 2))>(table, selectors, sum);
+    } else if constexpr (First < tables(N)) {
+      return selectors.at(table + 8 * First, First);
+    } else {
+      a = selectors.at(table + 8 * tables(N), tables(N));
+      b = selectors.at(table + 8 * tables(N) + 2, tables(N) + 1);
+    }
+    const V old = sum[Level - 1];
+    sum[Level - 1] = Simd::xor3(a, b, old);
+    return Simd::majority(a, b, old);
+  }
+
+  // Adds the distances to sum[planes], zeros or the planes of the record's threshold; returns the
+  // carry out of the last plane. Words is 0 when it is not known at compile time.
+  template <int64_t N, int64_t Words, bool Threshold>
+  static HASHFAST_INLINE V add(const Block& block, const uint64_t* record, int planes, V* sum) {
+    constexpr int kFirst = log2_of(N);
+    constexpr int kMost = Words ? planes_for(N, Words) : kMostPlanes;
+    const V* table = reinterpret_cast<const V*>(block.tables);
+    const uint64_t* next = record + kHeader;
+    const auto ripple = [&](V c) {
+      for (int i = kFirst; i < planes; ++i) {
+        const V old = sum[i];
+        sum[i] = old ^ c;
+        c &= old;
+      }
+      return c;
+    };
+    const Selectors<first_selector_words(N, kMost)> first(next);
+    for (int i = 0; i < planes; ++i)
+      sum[i] = Threshold ? first.at(constants(), selectors(N) + i) : V{};
+    V out = ripple(carry<N, kFirst, 0>(table, first, sum));
+    next += first_selector_words(N, planes);
+    for (int64_t word = 1; word < (Words ? Words : words_of(block.bytes)); ++word) {
+      table += table_vectors(N);
+      out |= ripple(carry<N, kFirst, 0>(table, Selectors<selector_words(N)>(next), sum));
+      next += selector_words(N);
+    }
+    return out;
+  }
+
+  // The planes of a constant bit: zeros and ones.
+  static HASHFAST_INLINE const void* constants() {
+    alignas(kVectorBytes) static constexpr uint64_t kPlanes[16] = {
+        0, 0, 0, 0, 0, 0, 0, 0, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull};
+    return kPlanes + 8 - kVectorWords;
+  }
+
+  template <int64_t N, int64_t Words>
+  static HASHFAST_INLINE V hits(const Block& block, const uint64_t* record, V valid) {
+    const auto threshold = static_cast<int64_t>(record[0]);
+    const int planes = Words ? planes_for(N, Words) : count_planes(block.bytes);
+    if (static_cast<uint64_t>(threshold) >= uint64_t{1} << planes) [[unlikely]]
+      return threshold < 0 ? V{} : valid;
+    V sum[kMostPlanes];
+    return ~add<N, Words, true>(block, record, planes, sum) & valid;
+  }
+
+  // --- hits --------------------------------------------------------------------------------------
+
+  static HASHFAST_INLINE uint64_t word_at(const uint8_t* p, int64_t bytes) {
+    uint64_t word = 0;
+    std::memcpy(&word, p, bytes);
+    return word;
+  }
+
+  template <int64_t Bytes>
+  static HASHFAST_INLINE int64_t distance(const uint8_t* a, const uint8_t* b, int64_t bytes) {
+    const int64_t width = Bytes ? Bytes : bytes;
+    int64_t sum = 0, at = 0;
+    for (; at + 8 <= width; at += 8)
+      sum += __builtin_popcountll(word_at(a + at, 8) ^ word_at(b + at, 8));
+    if (at < width)
+      sum += __builtin_popcountll(word_at(a + at, width - at) ^ word_at(b + at, width - at));
+    return sum;
+  }
+
+  // Adds n rows of the block, which are within the threshold. Distances are computed again: few
+  // codes are hits, and for all the others the kernels find out less than that.
+  template <int64_t Bytes, class Row>
+  static HASHFAST_INLINE void add_hits(const Block& block, Search& search, const Row* rows,
+                                       int64_t n) {
+    if (search.size + n > search.room) make_room(search, n);
+    uint64_t* const out = search.hits + search.size;
+    const uint8_t* const code = search.code;
+    for (int64_t i = 0; i < n; ++i) {
+      const uint8_t* const other = block.codes + rows[i] * block.bytes;
+      const auto found = static_cast<uint64_t>(distance<Bytes>(code, other, block.bytes));
+      out[i] = found << kRowBits | (block.first + rows[i]);
+    }
+    search.size += n;
+    search.within += n;
+    if (search.within >= search.wanted) tighten(search);
+  }
+
+  template <int64_t Bytes>
+  static __attribute__((noinline)) void add_masked(const Block& block, Search& search, V mask) {
+    uint16_t rows[kLanes + kVectorBytes];
+    add_hits<Bytes>(block, search, rows, Simd::rows_of(mask, rows));
+  }
+
+  // The block that comes next is fetched a few cache lines a query, while the adders are busy.
+  class Prefetch {
+   public:
+    Prefetch(const Block& block, int64_t queries)
+        : next_(block.upcoming), end_(next_ ? next_ + kLanes * block.bytes : next_) {
+      if (next_) step_ = 64 * ((kLanes * block.bytes / 64 + queries - 1) / queries);
+    }
+    HASHFAST_INLINE void operator()() {
+      const uint8_t* last = next_ + step_ < end_ ? next_ + step_ : end_;
+      for (; next_ < last; next_ += 64) __builtin_prefetch(next_);
+    }
+
+   private:
+    const uint8_t *next_, *end_;
+    int64_t step_ = 0;
+  };
+
+  template <int64_t N, int64_t Words, int64_t Bytes>
+  static void find_in(const Block& block, Search* searches, int64_t n) {
+    const V valid = *reinterpret_cast<const V*>(block.valid);
+    const uint64_t* record = searches[0].record;
+    const int64_t stride = record_words(block.bytes);
+    Prefetch prefetch(block, n);
+    for (int64_t i = 0; i < n; ++i, record += stride) {
+      prefetch();
+      const V mask = hits<N, Words>(block, record, valid);
+      if (Simd::any(mask)) [[unlikely]]
+        add_masked<Bytes>(block, searches[i], mask);
+    }
+  }
+
+  template <int64_t N, int64_t Words, int64_t Bytes>
+  static void count_in(const Block& block, Search* searches, int64_t n) {
+    const V valid = *reinterpret_cast<const V*>(block.valid);
+    const uint64_t* record = searches[0].record;
+    const int64_t stride = record_words(block.bytes);
+    Prefetch prefetch(block, n);
+    for (int64_t i = 0; i < n; ++i, record += stride) {
+      prefetch();
+      const V mask = hits<N, Words>(block, record, valid);
+      if (Simd::any(mask)) [[unlikely]] {
+        alignas(kVectorBytes) uint64_t bits[kVectorWords];
+        *reinterpret_cast<V*>(bits) = mask;
+        for (const uint64_t word : bits) searches[i].size += __builtin_popcountll(word);
+      }
+    }
+  }
+
+  // Calls f.template operator()<N, Words, Bytes>() with what is known of a width.
+  template <class F>
+  static HASHFAST_INLINE void for_width(int64_t bytes, const F& f) {
+    switch (bytes) {
+      case 2: return f.template operator()<16, 1, 2>();
+      case 4: return f.template operator()<32, 1, 4>();
+      case 8: return f.template operator()<64, 1, 8>();
+      case 16: return f.template operator()<64, 2, 16>();
+      case 32: return f.template operator()<64, 4, 32>();
+      case 64: return f.template operator()<64, 8, 64>();
+      default: break;
+    }
+    if (bytes == 1) return f.template operator()<16, 1, 0>();
+    if (bytes == 3) return f.template operator()<32, 1, 0>();
+    if (bytes < 8) return f.template operator()<64, 1, 0>();
+    return f.template operator()<64, 0, 0>();
+  }
+
+  static void find(const Block& block, Search* searches, int64_t n) {
+    for_width(block.bytes, [&]<int64_t N, int64_t Words, int64_t Bytes>() {
+      find_in<N, Words, Bytes>(block, searches, n);
+    });
+  }
+
+  static void count(const Block& block, Search* searches, int64_t n) {
+    for_width(block.bytes, [&]<int64_t N, int64_t Words, int64_t Bytes>() {
+      count_in<N, Words, Bytes>(block, searches, n);
+    });
+  }
+
+  // --- histograms --------------------------------------------------------------------------------
+
+  // Distances 4 j .. 4 j + 3 share a vector: 16-bit counters in each 64-bit lane, to which a block
+  // adds at most 64. Beyond 512 bits, and without a vector popcount, codes are counted one by one.
+  static constexpr int64_t kMostSliced = 64;
+  static bool sliced_histogram(int64_t bytes) { return Simd::kPopcount && bytes <= kMostSliced; }
+
+  static int64_t histogram_words(int64_t bytes) {
+    if (!sliced_histogram(bytes)) return 8 * bytes + 1;
+    return ((int64_t{1} << count_planes(bytes)) / 4 + 1) * kVectorWords;
+  }
+
+  template <int64_t N, int64_t Words>
+  static HASHFAST_INLINE void histogram_in(const Block& block, const uint64_t* record, V mask,
+                                           V* out) {
+    V sum[kMostPlanes];
+    const int planes = Words ? planes_for(N, Words) : count_planes(block.bytes);
+    const V last = add<N, Words, false>(block, record, planes, sum) & mask;
+    // Which codes have which upper bits: one mask, split by plane after plane.
+    V upper[(8 * kMostSliced) / 4];
+    upper[0] = mask & ~last;
+    int64_t n = 1;
+    for (int plane = planes - 1; plane >= 2; --plane, n *= 2)
+      for (int64_t i = n - 1; i >= 0; --i) {
+        const V both = upper[i];
+        upper[2 * i + 1] = both & sum[plane];
+        upper[2 * i] = both & ~sum[plane];
+      }
+    for (int64_t i = 0; i < n; ++i) {
+      const V high = upper[i] & sum[1], low = upper[i] & ~sum[1];
+      out[i] += Simd::popcount(low & ~sum[0]) + (Simd::popcount(low & sum[0]) << 16) +
+                (Simd::popcount(high & ~sum[0]) << 32) + (Simd::popcount(high & sum[0]) << 48);
+    }
+    out[n] += Simd::popcount(last);
+  }
+
+  static void histogram(const Block& block, const uint8_t* code, const uint64_t* record,
+                        const uint64_t* mask, uint64_t* out) {
+    if constexpr (Simd::kPopcount) {
+      if (sliced_histogram(block.bytes))
+        return for_width(block.bytes, [&]<int64_t N, int64_t Words, int64_t Bytes>() {
+          histogram_in<N, Words>(block, record, *reinterpret_cast<const V*>(mask),
+                                 reinterpret_cast<V*>(out));
+        });
+    }
+    for_width(block.bytes, [&]<int64_t N, int64_t Words, int64_t Bytes>() {
+      for (int64_t word = 0; word < kVectorWords; ++word)
+        for (uint64_t bits = mask[word]; bits; bits &= bits - 1) {
+          const int64_t row = 64 * word + __builtin_ctzll(bits);
+          ++out[distance<Bytes>(code, block.codes + row * block.bytes, block.bytes)];
+        }
+    });
+  }
+
+  static void flush(uint64_t* histogram, int64_t bytes, int64_t* counts) {
+    const int64_t words = histogram_words(bytes), bins = 8 * bytes + 1;
+    if (sliced_histogram(bytes)) {
+      for (int64_t i = 0; i < words; ++i)
+        for (int64_t field = 0; field < 4; ++field) {
+          const int64_t distance = 4 * (i / kVectorWords) + field;
+          if (distance < bins) counts[distance] += histogram[i] >> (16 * field) & 0xFFFF;
+        }
+    } else {
+      for (int64_t i = 0; i < bins; ++i) counts[i] += histogram[i];
+    }
+    std::memset(histogram, 0, 8 * words);
+  }
+
+  static constexpr HammingKernels kernels(const HammingKernels::Direct& direct) {
+    return {kLanes, table_words, record_words, histogram_words, make_record, set_threshold,
+            slice,  find,        count,        histogram,       flush,       direct};
+  }
+};
+
+template <class V>
+HASHFAST_INLINE int64_t set_bits(V mask, uint16_t* out) {
+  int64_t n = 0;
+  for (int word = 0; word < static_cast<int>(sizeof(V) / 8); ++word)
+    for (uint64_t bits = mask[word]; bits; bits &= bits - 1)
+      out[n++] = static_cast<uint16_t>(64 * word + __builtin_ctzll(bits));
+  return n;
+}
+
+// Planes of 64-bit words by the transpose of 64 x 64 bits, one matrix a lane (Warren, Hacker's
+// Delight, 7-3).
+template <class V>
+HASHFAST_INLINE void transpose_planes(const uint8_t* codes, int64_t bytes, int64_t word, V* planes) {
+  constexpr int64_t kWords = sizeof(V) / 8;
+  const int64_t offset = 8 * word, width = bytes - offset < 8 ? bytes - offset : 8;
+  auto* out = reinterpret_cast<uint64_t*>(planes);
+  for (int64_t lane = 0; lane < kWords; ++lane)
+    for (int64_t i = 0; i < 64; ++i) {
+      uint64_t value = 0;
+      const uint8_t* from = codes + (64 * lane + i) * bytes + offset;
+      if (width == 8)
+        std::memcpy(&value, from, 8);
+      else
+        std::memcpy(&value, from, width);
+      std::memcpy(out + kWords * i + lane, &value, 8);
+    }
+  uint64_t mask = 0xFFFFFFFFu;
+  for (int step = 32; step; step >>= 1, mask ^= mask << step)
+    for (int i = 0; i < 64; i = (i + step + 1) & ~step) {
+      const V swap = ((planes[i] >> step) ^ planes[i + step]) & (V{} + mask);
+      planes[i] ^= swap << step;
+      planes[i + step] ^= swap;
+    }
+}
+
+}  // namespace hashfast
