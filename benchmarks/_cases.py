@@ -46,6 +46,10 @@ SEARCHES = {  # queries, database codes, bits
         *[(1000, 59_000, 32), (1000, 59_000, 128), (1000, 59_000, 256)],
     ],
 }
+HITS = {  # queries, database codes, bits, ranks that count; the reference sorts all of them
+    "cpu": [(64, 10_000, 64, 1000), (128, 59_000, 64, 1000), (128, 59_000, 64, 59_000)],
+    "cuda": [(64, 10_000, 64, 1000), (1000, 59_000, 64, 1000), (1000, 59_000, 64, 59_000)],
+}
 K, TEMPERATURE, GROUPS = 100, 0.3, 10
 COMPILED = {"cpu": (1,), "cuda": (1, 3)}
 
@@ -273,7 +277,7 @@ def _masked_contrastive_backward(
 
 
 def _codes(shape: tuple, device: str) -> tuple[Tensor, Tensor]:
-    queries, n, bits = shape
+    queries, n, bits = shape[:3]
     return tuple(
         torch.randint(0, 256, (rows, bits // 8), dtype=torch.uint8, device=device)
         for rows in (queries, n)
@@ -283,8 +287,8 @@ def _codes(shape: tuple, device: str) -> tuple[Tensor, Tensor]:
 def _search(shape: tuple) -> dict[str, Any]:
     """Bytes of codes compared are the size. The references copy a table from the host and
     synchronise, so no graph holds them."""
-    queries, n, bits = shape
-    text = f"q={queries} n={n} b={bits}"
+    queries, n, bits = shape[:3]
+    text = " ".join(f"{letter}={size}" for letter, size in zip("qnbk", shape, strict=False))
     return {"shape": text, "size": queries * n * bits // 8, "capturable": False}
 
 
@@ -299,14 +303,18 @@ def _faiss(database: Tensor, threads: int) -> Iterator[Peer]:
     index.add(database.numpy())
     # Ids are not compared: faiss leaves ties at the k-th place to chance.
     backend = f"faiss {faiss.__version__}"
-    yield Peer("faiss", lambda query, _, k: index.search(query.numpy(), k), backend, compared=(0,))
+
+    def search(query: Tensor, _: Tensor, k: int, __: None) -> tuple:
+        return index.search(query.numpy(), k)
+
+    yield Peer("faiss", search, backend, compared=(0,))
 
 
 def _hamming_topk(name: str, shape: tuple, device: str, threads: int, compiled: bool) -> Case:
     query, database = _codes(shape, device)
     return _case(
         name,
-        arguments=(query, database, K),
+        arguments=(query, database, K, None),
         device=device,
         compiled=compiled,
         others=list(_faiss(database, threads)) if _kind(device) == "cpu" else [],
@@ -321,11 +329,25 @@ def _hamming_histogram(name: str, shape: tuple, device: str, threads: int, compi
     return _case(name, arguments=arguments, device=device, compiled=compiled, **_search(shape))
 
 
+def _hamming_hits(name: str, shape: tuple, device: str, threads: int, compiled: bool) -> Case:
+    query, database = _codes(shape, device)
+    labels = [torch.randint(0, GROUPS, (len(rows),), device=device) for rows in (query, database)]
+    arguments = (query, database, shape[3], *labels, None)
+    return _case(name, arguments=arguments, device=device, compiled=compiled, **_search(shape))
+
+
+def _hamming_range_count(
+    name: str, shape: tuple, device: str, threads: int, compiled: bool
+) -> Case:
+    arguments = (*_codes(shape, device), shape[2] // 4, None)
+    return _case(name, arguments=arguments, device=device, compiled=compiled, **_search(shape))
+
+
 def _hamming_range(name: str, shape: tuple, device: str, threads: int, compiled: bool) -> Case:
     query, database = _codes(shape, device)
     radius = shape[2] // 4
     limits = ops.hamming_range(query, database, radius)[0]
-    arguments = (query, database, radius, limits)
+    arguments = (query, database, radius, limits, None)
     return _case(name, arguments=arguments, device=device, compiled=compiled, **_search(shape))
 
 
@@ -336,7 +358,9 @@ BUILDERS: dict[str, tuple[dict[str, list[tuple]], Builder]] = {
     "class_mean_backward": (CLASSES, _class_mean_backward),
     "class_mmd": (CLASSES, _class_mmd),
     "hamming_histogram": (SEARCHES, _hamming_histogram),
+    "hamming_hits": (HITS, _hamming_hits),
     "hamming_range": (SEARCHES, _hamming_range),
+    "hamming_range_count": (SEARCHES, _hamming_range_count),
     "hamming_topk": (SEARCHES, _hamming_topk),
     "masked_contrastive": (PAIRS, _masked_contrastive),
     "masked_contrastive_backward": (PAIRS, _masked_contrastive_backward),

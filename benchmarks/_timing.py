@@ -25,6 +25,16 @@ class Timing(NamedTuple):
     cpu: float
     rounds: int
 
+    def columns(self) -> dict[str, float]:
+        """As they stand in a row of results, in milliseconds."""
+        return {
+            "median_ms": 1e3 * self.median,
+            "p20_ms": 1e3 * self.p20,
+            "p80_ms": 1e3 * self.p80,
+            "cpu_median_ms": 1e3 * self.cpu,
+            "rounds": self.rounds,
+        }
+
 
 def summarise(elapsed: Sequence[float], cpu: Sequence[float]) -> Timing:
     """Percentiles interpolate linearly between samples."""

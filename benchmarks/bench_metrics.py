@@ -125,11 +125,7 @@ class MetricsBench:
             self._stamped("time", name, data.query.shape[0], data.database.shape, topk)
             | {
                 "map": values[name],
-                "median_ms": 1e3 * timing.median,
-                "p20_ms": 1e3 * timing.p20,
-                "p80_ms": 1e3 * timing.p80,
-                "cpu_median_ms": 1e3 * timing.cpu,
-                "rounds": timing.rounds,
+                **timing.columns(),
                 "timed_share": self.ways[name].share,
                 "ratio": getattr(timings[LOOP], clock) / getattr(timing, clock),
                 "baseline": LOOP,

@@ -9,6 +9,8 @@ from torch import Tensor
 Array = np.ndarray | Tensor
 Labels = Array | Sequence
 
+MAX_CODE_BYTES = 8191  # distances are held in 16 bits
+
 
 class _WritableAlias:
     """Shows numpy the memory of a read-only array as writable.
@@ -41,7 +43,8 @@ def to_tensor(values: Array | Sequence) -> Tensor:
 def check_codes(codes: Array, name: str) -> None:
     """Raise unless `codes`, called `name` in messages, are packed: uint8 [n, bytes per code].
 
-    TypeError for anything but a uint8 array or tensor, ValueError for another shape.
+    TypeError for anything but a uint8 array or tensor, ValueError for another shape and for codes
+    wider than MAX_CODE_BYTES.
     """
     if not isinstance(codes, Array):
         raise TypeError(
@@ -65,6 +68,10 @@ def check_codes(codes: Array, name: str) -> None:
         raise ValueError(
             f"{name} has shape {list(codes.shape)}; expected [n, bytes per code]{hint}"
         )
+    if codes.shape[1] > MAX_CODE_BYTES:
+        raise ValueError(
+            f"{name} has {_width(codes.shape[1])}; expected at most {_width(MAX_CODE_BYTES)}"
+        )
 
 
 def as_codes(
@@ -85,8 +92,7 @@ def as_codes(
         if size == bits:
             hint = ". If they hold one 0/1 byte per bit, pack them: hashfast.pack(values > 0)"
         raise ValueError(
-            f"{name} has {_bytes(size)} per code ({8 * size} bits); {expected} {bits}-bit codes "
-            f"({_bytes(wanted)}){hint}"
+            f"{name} has {_width(size)}; {expected} {bits}-bit codes ({_bytes(wanted)}){hint}"
         )
     if padding and bool((tensor[:, -1] & ((1 << padding) - 1)).any()):
         raise ValueError(
@@ -100,10 +106,7 @@ def check_same_width(query: Tensor, database: Tensor) -> None:
     """Raise ValueError unless both have as many bytes per code."""
     size, wanted = query.shape[1], database.shape[1]
     if size != wanted:
-        raise ValueError(
-            f"query has {_bytes(size)} per code ({8 * size} bits); "
-            f"database has {_bytes(wanted)} per code ({8 * wanted} bits)"
-        )
+        raise ValueError(f"query has {_width(size)}; database has {_width(wanted)}")
 
 
 def check_label_form(labels: Tensor, num_classes: int | None = None, name: str = "labels") -> None:
@@ -143,9 +146,9 @@ def check_labels(labels: Labels, num_classes: int | None = None, name: str = "la
         return labels.long()
     check_label_form(labels, num_classes, name)
     if labels.ndim == 2:
-        wrong = (labels != 0) & (labels != 1)  # true for NaN as well
-        if wrong.any():
-            row, column = wrong.nonzero()[0].tolist()
+        rounded = labels.bool().to(labels.dtype)  # NaN becomes 1
+        if not torch.equal(labels, rounded):
+            row, column = (labels != rounded).nonzero()[0].tolist()
             raise ValueError(
                 f"multi-hot {name} must be 0 or 1; got {labels[row, column].item()} at row {row}, "
                 f"class {column}: threshold them first"
@@ -169,6 +172,10 @@ def check_labels(labels: Labels, num_classes: int | None = None, name: str = "la
 
 def _dtype(values: Array) -> str:
     return str(values.dtype).removeprefix("torch.")
+
+
+def _width(size: int) -> str:
+    return f"{_bytes(size)} per code ({8 * size} bits)"
 
 
 def _bytes(size: int) -> str:

@@ -7,17 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+from cli_calls import call
 from PIL import Image
 
 from hashfast.cli import COMMANDS, main
 from hashfast.data import load
-
-
-def call(capsys, *arguments):
-    """Exit status, standard output and standard error of one command."""
-    status = main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return status, out, err
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,11 @@ from hashfast.cli._run import Output
 
 @dataclass(frozen=True)
 class Command:
-    """A command with an option of every kind."""
+    """A command with an option of every kind.
+
+    Its second paragraph
+    has two lines.
+    """
 
     source: Annotated[Path, tyro.conf.Positional]
     image: tuple[Path, ...]
@@ -141,6 +145,14 @@ def test_wrong_values_are_traced_to_the_file(call):
     status, _, err = call("here", "--image", "a.png", config="epochs: many")
     assert status == 2
     assert "options.yaml gives --epochs=many" in err
+
+
+def test_help_reads_as_the_docstring_does(call):
+    status, out, _ = call("--help")
+    assert status == 0
+    paragraphs = out.split("\n\n")[1:4]
+    assert paragraphs[:2] == [Command.__doc__.split("\n")[0], "Its second paragraph has two lines."]
+    assert paragraphs[2].startswith("With --json")
 
 
 def failing(error, **attributes):

@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import json
 import os
 import re
 import shutil
@@ -14,29 +13,17 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import numpy as np
 import pytest
 import torch
+from cli_calls import answer, call
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from hashfast.cli import _report, main
+from hashfast.cli import _report
 from hashfast.data import FileDataset
 from hashfast.hashing import HashModel, ModelConfig
 from hashfast.hashing.encode import fit_projection
 from hashfast.index import Gallery
 
 HEADER = ["group", "item", "distance", "representative", "label", "gallery"]
-
-
-def call(capsys, *arguments):
-    """Exit status, standard output and standard error of one command."""
-    status = main([str(argument) for argument in arguments])
-    return status, *capsys.readouterr()
-
-
-def answer(capsys, *arguments):
-    """What a command that must succeed prints with --json."""
-    status, out, err = call(capsys, *arguments, "--json")
-    assert status == 0, err
-    return json.loads(out)
 
 
 def save(folder, distances, items=None, **facts):
@@ -129,6 +116,17 @@ def test_copies_of_real_pictures_are_found(photos, model, tmp_path, capsys):
     report = {gallery / "duplicates" / name for name in ("duplicates.csv", "report.html")}
     assert after.keys() - before.keys() == report
     assert {path: after[path] for path in before} == before
+
+
+def test_pictures_are_shown_from_any_folder(photos, model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    answer(capsys, "encode", photos.name, "--model", model, "--out", tmp_path / "g")
+    monkeypatch.chdir(tmp_path)
+    answer(capsys, "dedup", "g")
+    page = Page(tmp_path / "g" / "duplicates")
+    assert (len(page.pictures), len(page.links)) == (8, 8)
+    assert all(os.path.isfile(link) for link in page.links)
+    assert "are looked up in" not in page.text
 
 
 def test_known_groups(tmp_path, capsys):

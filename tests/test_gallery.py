@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from cli_calls import answer, call
 from PIL import Image
 
 from hashfast._environment import environment
@@ -19,20 +20,6 @@ from hashfast.index import Gallery, gallery
 from hashfast.metrics import evaluate
 
 SHADES = {"a": 20, "b": 120, "c": 220}
-
-
-def call(capsys, *arguments):
-    """Exit status, standard output and standard error of one command."""
-    status = main([os.fspath(a) if isinstance(a, os.PathLike) else str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return status, out, err
-
-
-def answer(capsys, *arguments):
-    """What a command that must succeed prints with --json."""
-    status, out, err = call(capsys, *arguments, "--json")
-    assert status == 0, err
-    return json.loads(out)
 
 
 def save_model(folder, seed=0, channels=1):
@@ -233,6 +220,23 @@ def test_encode_takes_one_picture(model, tmp_path, capsys):
     assert status == 1
     assert "none of the 1 pictures" in err
     assert "text.txt: not a picture" in err
+
+
+@pytest.mark.parametrize(
+    ("source", "item"),
+    [
+        (["query/../query"], "query/b/0.png"),
+        (["query/c/../b/0.png"], "query/b/0.png"),
+        (["folder", "--root", "./query", "--split", "train"], "query/b/1.png"),
+    ],
+    ids=["folder", "picture", "protocol"],
+)
+def test_items_are_found_from_any_folder(source, item, galleries, tmp_path, monkeypatch, capsys):
+    colour = save_model(tmp_path / "colour", channels=3)
+    monkeypatch.chdir(galleries / "pictures")
+    made = answer(capsys, "encode", *source, "--model", colour, "--out", tmp_path / "g")
+    assert str(galleries / "pictures" / item) in Gallery.load(tmp_path / "g").items
+    assert os.path.isabs(made["source"]) == (source[0] != "folder")
 
 
 def test_an_undecodable_name_goes_all_the_way(model, tmp_path, capsys):

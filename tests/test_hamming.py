@@ -110,10 +110,61 @@ def test_pack_is_packbits_and_unpack_its_inverse(bits):
     assert hashfast.pack(values.half()[0]).shape == codes[0].shape
 
 
+@pytest.mark.parametrize("dtype", ["bool", "int8", "int64", "float16", "bfloat16", "float64"])
+def test_every_dtype_and_shape_is_packed(dtype):
+    for shape in ((0,), (1,), (67,), (96,), (0, 5), (5, 0), (2, 3, 24)):
+        values = (2 * torch.randn(shape)).to(getattr(torch, dtype))
+        expected = np.packbits((values > 0).numpy(), axis=-1)
+        assert np.array_equal(hashfast.pack(values).numpy(), expected)
+        if dtype != "bfloat16":
+            assert np.array_equal(hashfast.pack(values.numpy()), expected)
+
+
+VIEWS = {
+    "slice": lambda flags: flags[3:67],
+    "every second": lambda flags: flags[::2],
+    "transposed": lambda flags: flags[:80].view(16, 5).T,
+    "one row": lambda flags: flags[:8].view(8, 1).T,
+    "expanded": lambda flags: flags[:1].expand(16),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
+def test_views_are_packed_as_their_copies(view):
+    flags = torch.randn(100) > 0
+    expected = np.packbits(view(flags).numpy(), axis=-1)
+    assert np.array_equal(hashfast.pack(view(flags)).numpy(), expected)
+    compiled = torch.compile(
+        lambda flags: hashfast.pack(view(flags)), fullgraph=True, backend="aot_eager"
+    )
+    assert np.array_equal(compiled(flags).numpy(), expected)
+
+
 def test_pack_compiles_without_graph_break():
     values = torch.randn(4, 20)
     compiled = torch.compile(hashfast.pack, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(values), hashfast.pack(values))
+
+
+def test_the_widest_codes():
+    codes = torch.zeros(2, 8191, dtype=torch.uint8)
+    codes[1] = 255
+    distances, ids = ops.hamming_topk(codes, codes, 2)
+    assert distances.tolist() == [[0, 65_528]] * 2
+    assert ids.tolist() == [[0, 1], [1, 0]]
+    assert ops.hamming_histogram(codes, codes)[:, -1].tolist() == [1, 1]
+    assert ops.hamming_range(codes, codes, 65_528)[1].tolist() == [0, 65_528] * 2
+    labels = torch.tensor([0, 1])
+    assert ops.hamming_hits(codes, codes, 2, labels, labels.flip(0))[1].tolist() == [2, 2]
+    wider = torch.zeros(2, 8192, dtype=torch.uint8)
+    for run in (
+        lambda: ops.hamming_topk(wider, wider, 1),
+        lambda: ops.hamming_histogram(wider, wider),
+        lambda: ops.hamming_range(wider, wider, 1),
+        lambda: ops.hamming_hits(wider, wider, 1, labels, labels),
+    ):
+        with pytest.raises(ValueError, match=r"query has 8192 bytes .*; expected at most 8191"):
+            run()
 
 
 def test_bad_input_is_named():

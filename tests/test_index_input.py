@@ -20,6 +20,11 @@ CODES = random_codes(4)
         (CODES[:, :7], ValueError, r"query has 7 bytes per code \(56 bits\); "),
         (CODES[:, :1], ValueError, r"query has 1 byte per code \(8 bits\); "),
         (np.zeros((4, 64), np.uint8), ValueError, r"query has 64 bytes per code \(512 bits\); "),
+        (
+            np.zeros((4, 8192), np.uint8),
+            ValueError,
+            r"query has 8192 bytes per code \(65536 bits\); expected at most 8191 bytes",
+        ),
         (CODES[0], ValueError, r"shape \[8\]; .* give a single code an axis, codes\[None, :\]"),
         (CODES[None], ValueError, r"shape \[1, 4, 8\]; expected \[n, bytes per code\]"),
         (CODES[:, :0], ValueError, r"shape \[4, 0\]; expected \[n, bytes per code\]"),

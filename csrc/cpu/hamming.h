@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -35,10 +36,12 @@ using DistanceKernel = void (*)(const uint8_t* query, const uint8_t* codes, int6
                                 int64_t bytes, uint16_t* out);
 DistanceKernel distance_kernel(int64_t bytes);
 
-// The k nearest codes of each query into distances and ids [queries, k], ordered by (distance, id),
-// padded with (2^31 - 1, -1).
+// Finds the k nearest codes of each query. receive(query, write) is called once for each, from any
+// thread; write(distances, ids) puts the min(k, codes that count) nearest there, by (distance, id).
+using Write = std::function<void(int32_t* distances, int64_t* ids)>;
 void nearest(const Codes& queries, const Codes& database, Bitmap allowed, int64_t k,
-             int32_t* distances, int64_t* ids);
+             const std::function<void(int64_t query, const Write& write)>& receive);
+int64_t rows_allowed(Bitmap allowed, int64_t rows);
 
 // The number of codes within the radius of each query.
 void count_within(const Codes& queries, const Codes& database, Bitmap allowed, int64_t radius,

@@ -14,26 +14,14 @@
 #pragma GCC push_options
 #pragma GCC target("avx2,bmi,bmi2,popcnt")
 #endif
-#include "hamming_direct.h"
+#include "hamming_plain.h"
 
 namespace hashfast::avx2 {
 namespace {
 
-struct Simd {
-  using V = uint64_t __attribute__((vector_size(32)));
-  static constexpr bool kPopcount = false;
-  static HASHFAST_INLINE V xor3(V a, V b, V c) { return a ^ b ^ c; }
-  static HASHFAST_INLINE V majority(V a, V b, V c) { return (a & b) | ((a ^ b) & c); }
-  template <int Pattern>
-  static HASHFAST_INLINE V majority_of(V a, V b, V c) {
-    return majority(Pattern & 4 ? ~a : a, Pattern & 2 ? ~b : b, Pattern & 1 ? ~c : c);
-  }
+struct Simd : PlainSimd<uint64_t __attribute__((vector_size(32)))> {
   static HASHFAST_INLINE bool any(V a) {
     return !_mm256_testz_si256(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(a));
-  }
-  static HASHFAST_INLINE int64_t rows_of(V a, uint16_t* out) { return set_bits(a, out); }
-  static void planes(const uint8_t* codes, int64_t bytes, int64_t word, V* out) {
-    transpose_planes(codes, bytes, word, out);
   }
 };
 

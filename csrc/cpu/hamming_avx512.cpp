@@ -10,10 +10,17 @@
 #include <immintrin.h>
 
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512bitalg,avx512vbmi,gfni,avx512vbmi2"))), apply_to = function)
+#pragma clang attribute push(                                                                                                  \
+    __attribute__((target(                                                                                                     \
+        "avx2,bmi,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512bitalg,avx512vbmi,gfni,avx512vbmi2"))), \
+    apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,bmi,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512bitalg,avx512vbmi,gfni,avx512vbmi2")
+// What intrinsics leave undefined on purpose, GCC 12 warns of.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC target( \
+    "avx2,bmi,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512bitalg,avx512vbmi,gfni,avx512vbmi2")
 #endif
 #include "hamming_direct.h"
 
@@ -60,13 +67,14 @@ HASHFAST_INLINE __m512i words_of_rows(const uint8_t* codes, int64_t bytes, int64
       return _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
     case 8: return _mm512_loadu_si512(codes);
     case 16: {
-      const __m512i pick = _mm512_add_epi64(_mm512_add_epi64(lanes, lanes), _mm512_set1_epi64(word));
+      const __m512i pick =
+          _mm512_add_epi64(_mm512_add_epi64(lanes, lanes), _mm512_set1_epi64(word));
       return _mm512_permutex2var_epi64(_mm512_loadu_si512(codes), pick,
                                        _mm512_loadu_si512(codes + 64));
     }
     case 32: {
-      const __m512i pick = _mm512_add_epi64(_mm512_set_epi64(12, 8, 4, 0, 12, 8, 4, 0),
-                                            _mm512_set1_epi64(word));
+      const __m512i pick =
+          _mm512_add_epi64(_mm512_set_epi64(12, 8, 4, 0, 12, 8, 4, 0), _mm512_set1_epi64(word));
       const __m512i low = _mm512_permutex2var_epi64(_mm512_loadu_si512(codes), pick,
                                                     _mm512_loadu_si512(codes + 64));
       const __m512i high = _mm512_permutex2var_epi64(_mm512_loadu_si512(codes + 128), pick,
@@ -94,7 +102,13 @@ struct Simd {
     return _mm512_ternarylogic_epi64(a, b, c, majority_table(Pattern));
   }
   static HASHFAST_INLINE bool any(V a) { return _mm512_test_epi64_mask(a, a) != 0; }
-  static HASHFAST_INLINE V popcount(V a) { return _mm512_popcnt_epi64(a); }
+  static HASHFAST_INLINE V add_popcounts(V sum, V a, V b, V c, V d) {
+    const V low =
+        _mm512_add_epi64(_mm512_popcnt_epi64(a), _mm512_slli_epi64(_mm512_popcnt_epi64(b), 16));
+    const V high =
+        _mm512_add_epi64(_mm512_popcnt_epi64(c), _mm512_slli_epi64(_mm512_popcnt_epi64(d), 16));
+    return _mm512_add_epi64(_mm512_add_epi64(sum, low), _mm512_slli_epi64(high, 32));
+  }
 
   // Without a branch for each bit or word: they would be mispredicted.
   static HASHFAST_INLINE int64_t rows_of(V a, uint16_t* out) {
@@ -150,7 +164,8 @@ struct Simd {
 
 using V = Simd::V;
 
-// --- few queries, or wide codes: popcounts of the codes as they lie ---------------------------------
+// --- few queries, or wide codes: popcounts of the codes as they lie
+// ---------------------------------
 
 // Lanes of a word of Bytes each: 2, 4 or 8.
 template <int64_t Bytes>
@@ -158,28 +173,31 @@ struct Lanes;
 
 template <>
 struct Lanes<2> {
+  using Mask = __mmask32;
   static HASHFAST_INLINE V broadcast(const uint64_t* word) {
     return _mm512_set1_epi16(static_cast<int16_t>(*word));
   }
   static HASHFAST_INLINE V number(int64_t x) { return _mm512_set1_epi16(static_cast<int16_t>(x)); }
   static HASHFAST_INLINE V popcount(V a) { return _mm512_popcnt_epi16(a); }
   static HASHFAST_INLINE V least(V a, V b) { return _mm512_min_epi16(a, b); }
-  static HASHFAST_INLINE uint64_t within(V a, V b) { return _mm512_cmple_epi16_mask(a, b); }
+  static HASHFAST_INLINE Mask within(V a, V b) { return _mm512_cmple_epi16_mask(a, b); }
 };
 
 template <>
 struct Lanes<4> {
+  using Mask = __mmask16;
   static HASHFAST_INLINE V broadcast(const uint64_t* word) {
     return _mm512_set1_epi32(static_cast<int32_t>(*word));
   }
   static HASHFAST_INLINE V number(int64_t x) { return _mm512_set1_epi32(static_cast<int32_t>(x)); }
   static HASHFAST_INLINE V popcount(V a) { return _mm512_popcnt_epi32(a); }
   static HASHFAST_INLINE V least(V a, V b) { return _mm512_min_epi32(a, b); }
-  static HASHFAST_INLINE uint64_t within(V a, V b) { return _mm512_cmple_epi32_mask(a, b); }
+  static HASHFAST_INLINE Mask within(V a, V b) { return _mm512_cmple_epi32_mask(a, b); }
 };
 
 template <>
 struct Lanes<8> {
+  using Mask = __mmask8;
   static HASHFAST_INLINE V broadcast(const uint64_t* word) {
     return _mm512_set1_epi64(static_cast<int64_t>(*word));
   }
@@ -187,17 +205,18 @@ struct Lanes<8> {
   static HASHFAST_INLINE V popcount(V a) { return _mm512_popcnt_epi64(a); }
   // Distances fit 32 bits, whose minimum is the cheaper one.
   static HASHFAST_INLINE V least(V a, V b) { return _mm512_min_epi32(a, b); }
-  static HASHFAST_INLINE uint64_t within(V a, V b) { return _mm512_cmple_epi64_mask(a, b); }
+  static HASHFAST_INLINE Mask within(V a, V b) { return _mm512_cmple_epi64_mask(a, b); }
 };
 
-using Scan = Slices<Simd>;
+using Sliced = Slices<Simd>;
 
 // The words of eight consecutive codes, one vector for each word.
 template <int64_t Words>
 HASHFAST_INLINE void words_of_codes(const uint8_t* codes, V* out) {
   for (int64_t i = 0; i < Words; ++i) out[i] = _mm512_loadu_si512(codes + 64 * i);
   if constexpr (Words == 2) {
-    const V low = _mm512_unpacklo_epi64(out[0], out[1]), high = _mm512_unpackhi_epi64(out[0], out[1]);
+    const V low = _mm512_unpacklo_epi64(out[0], out[1]),
+            high = _mm512_unpackhi_epi64(out[0], out[1]);
     const V order = _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
     out[0] = _mm512_permutexvar_epi64(order, low);
     out[1] = _mm512_permutexvar_epi64(order, high);
@@ -222,7 +241,7 @@ HASHFAST_INLINE void words_of_codes(const uint8_t* codes, V* out) {
 template <int64_t Bytes, int64_t Words, bool Lying, class Action>
 struct Direct {
   using L = Lanes<Bytes>;
-  static constexpr int64_t kRows = 64 / Bytes;       // a vector
+  static constexpr int64_t kRows = 64 / Bytes;           // a vector
   static constexpr int64_t kSteps = kGroupRows / kRows;  // vectors of a group, for each word
 
   template <int64_t Queries>
@@ -234,7 +253,8 @@ struct Direct {
       for (int64_t q = 0; q < Queries; ++q) {
         sums[q] = L::popcount(of_words[0] ^ L::broadcast(code[q]));
         for (int64_t word = 1; word < Words; ++word)
-          sums[q] += L::popcount(of_words[word] ^ L::broadcast(code[q] + word));
+          sums[q] =
+              _mm512_add_epi64(sums[q], L::popcount(of_words[word] ^ L::broadcast(code[q] + word)));
       }
     } else {
       const V* of_words = reinterpret_cast<const V*>(rows);
@@ -242,7 +262,8 @@ struct Direct {
         sums[q] = L::popcount(of_words[0] ^ L::broadcast(code[q]));
       for (int64_t word = 1; word < words; ++word)
         for (int64_t q = 0; q < Queries; ++q)
-          sums[q] += L::popcount(of_words[word] ^ L::broadcast(code[q] + word));
+          sums[q] =
+              _mm512_add_epi64(sums[q], L::popcount(of_words[word] ^ L::broadcast(code[q] + word)));
     }
   }
 
@@ -251,18 +272,21 @@ struct Direct {
                                                  int64_t words) {
     const uint64_t* const code = search.words;
     const V threshold = L::number(search.threshold);
-    uint64_t hits = 0;
+    typename L::Mask masks[kSteps];
     for (int64_t step = 0; step < kSteps; ++step, rows += 64 * words) {
       V found;
       distances<1>(rows, &code, words, &found);
-      hits |= L::within(found, threshold) << (step * kRows);
+      masks[step] = L::within(found, threshold);
     }
+    uint64_t hits;
+    static_assert(sizeof(masks) == sizeof(hits));
+    std::memcpy(&hits, masks, sizeof(hits));
     add_group<Action, Lying ? Bytes * Words : 0>(block, search, first, hits);
   }
 
   template <int64_t Queries>
   static HASHFAST_INLINE void scan(const Block& block, Search* searches, const uint8_t* upcoming) {
-    const int64_t words = Words ? Words : Scan::words_of(block.bytes);
+    const int64_t words = Words ? Words : Sliced::words_of(block.bytes);
     const auto* rows = Lying ? block.codes : reinterpret_cast<const uint8_t*>(block.tables);
     V threshold[Queries];
     const uint64_t* code[Queries];
@@ -270,7 +294,8 @@ struct Direct {
       threshold[q] = L::number(searches[q].threshold);
       code[q] = searches[q].words;
     }
-    for (int64_t first = 0; first < Scan::kLanes; first += kGroupRows, rows += 64 * kSteps * words) {
+    for (int64_t first = 0; first < Sliced::kLanes;
+         first += kGroupRows, rows += 64 * kSteps * words) {
       V near[Queries];
       distances<Queries>(rows, code, words, near);
       for (int64_t step = 1; step < kSteps; ++step) {
@@ -309,7 +334,7 @@ bool lie_well(int64_t bytes, int64_t queries) {
 template <int64_t Words>
 void arrange_words(const Block& block) {
   auto* out = reinterpret_cast<V*>(block.tables);
-  for (int64_t first = 0; first < Scan::kLanes; first += 8, out += Words)
+  for (int64_t first = 0; first < Sliced::kLanes; first += 8, out += Words)
     words_of_codes<Words>(block.codes + first * 8 * Words, out);
 }
 
@@ -322,8 +347,8 @@ void arrange(const Block& block, int64_t queries) {
     default: break;
   }
   auto* out = reinterpret_cast<V*>(block.tables);
-  for (int64_t first = 0; first < Scan::kLanes; first += 8)
-    for (int64_t word = 0; word < Scan::words_of(block.bytes); ++word)
+  for (int64_t first = 0; first < Sliced::kLanes; first += 8)
+    for (int64_t word = 0; word < Sliced::words_of(block.bytes); ++word)
       *out++ = words_of_rows(block.codes + first * block.bytes, block.bytes, word);
 }
 
@@ -356,7 +381,7 @@ bool prefers_direct(int64_t bytes, int64_t queries, double hits) {
 }  // namespace
 
 constinit const HammingKernels hamming_kernels =
-    Scan::kernels({prefers_direct, arrange, direct<Find<Simd>>, direct<Count>});
+    Sliced::kernels({prefers_direct, arrange, direct<Find<Simd>>, direct<Count>});
 
 }  // namespace hashfast::avx512
 #ifdef __clang__

@@ -57,8 +57,8 @@ Blocks::Blocks(const Codes& database, Part rows, Bitmap allowed, Prepare prepare
       queries_(queries),
       tables_(kernels_.table_words(database.bytes)),
       valid_(kernels_.lanes / 64),
-      block_{nullptr, nullptr, rows.first - kernels_.lanes, database.bytes, valid_.data(),
-             tables_.data()} {}
+      block_{nullptr,        nullptr,       rows.first - kernels_.lanes,
+             database.bytes, valid_.data(), tables_.data()} {}
 
 bool Blocks::next() {
   const int64_t lanes = kernels_.lanes;
@@ -68,8 +68,8 @@ bool Blocks::next() {
     if (rows <= 0) return false;
     if (!fill_valid(rows)) continue;
     block_.codes = database_.row(block_.first);
-    block_.upcoming = block_.first + 2 * lanes <= rows_.last ? database_.row(block_.first + lanes)
-                                                             : nullptr;
+    block_.upcoming =
+        block_.first + 2 * lanes <= rows_.last ? database_.row(block_.first + lanes) : nullptr;
     if (rows < lanes) {
       padded_.assign(lanes * database_.bytes, 0);
       std::memcpy(padded_.data(), block_.codes, rows * database_.bytes);

@@ -43,18 +43,18 @@ HASHFAST_INLINE void add_group(const Block& block, Search& search, int64_t first
 // With the popcount of general registers. Bytes is 0 when it is not known at compile time.
 template <class Simd, int64_t Bytes, class Action>
 void scan_scalar(const Block& block, Search* searches, int64_t n) {
-  using Scan = Slices<Simd>;
+  using Sliced = Slices<Simd>;
   const int64_t bytes = Bytes ? Bytes : block.bytes;
   for (int64_t i = 0; i < n; ++i) {
     Search& search = searches[i];
     const uint8_t* const code = search.code;
     const uint8_t* upcoming = i ? nullptr : block.upcoming;
-    for (int64_t first = 0; first < Scan::kLanes; first += kGroupRows) {
+    for (int64_t first = 0; first < Sliced::kLanes; first += kGroupRows) {
       const uint8_t* const codes = block.codes + first * bytes;
       const int64_t threshold = search.threshold;
       int64_t least = INT64_MAX;
       for (int64_t row = 0; row < kGroupRows; ++row) {
-        const int64_t distance = Scan::template distance<Bytes>(code, codes + row * bytes, bytes);
+        const int64_t distance = Sliced::template distance<Bytes>(code, codes + row * bytes, bytes);
         least = distance < least ? distance : least;
       }
       if (upcoming)
@@ -64,7 +64,7 @@ void scan_scalar(const Block& block, Search* searches, int64_t n) {
         continue;
       uint64_t hits = 0;
       for (int64_t row = 0; row < kGroupRows; ++row)
-        hits |= uint64_t{Scan::template distance<Bytes>(code, codes + row * bytes, bytes) <=
+        hits |= uint64_t{Sliced::template distance<Bytes>(code, codes + row * bytes, bytes) <=
                          threshold}
                 << row;
       add_group<Action, Bytes>(block, search, first, hits);

@@ -13,8 +13,7 @@ namespace hashfast {
 namespace {
 
 constexpr const char* kOp = "hamming_hits";
-constexpr int64_t kScratchHits = int64_t{1} << 21;  // nearest codes held at once
-constexpr int64_t kRankAll = 8;                     // k > n / kRankAll: rank every code
+constexpr int64_t kRankAll = 8;  // k > n / kRankAll: rank every code
 
 struct Problem {
   Codes queries, database;
@@ -26,14 +25,14 @@ struct Problem {
 };
 
 // Ranks of one query's hits, out of the codes nearest to it.
-void hits_of_nearest(const Problem& problem, int64_t query, const int64_t* ids, int64_t n,
+void hits_of_nearest(const Problem& problem, int64_t query, const std::vector<int64_t>& ids,
                      std::vector<int32_t>& ranks) {
   const int64_t without = problem.left_out_of(query);
   int32_t rank = 0;
-  for (int64_t i = 0; i < n && ids[i] >= 0 && rank < problem.k; ++i) {
-    if (ids[i] == without) continue;
-    ++rank;
-    if (problem.ours.share(query, problem.theirs, ids[i])) ranks.push_back(rank);
+  for (const int64_t id : ids) {
+    if (id == without) continue;
+    if (++rank > problem.k) break;
+    if (problem.ours.share(query, problem.theirs, id)) ranks.push_back(rank);
   }
 }
 
@@ -46,62 +45,71 @@ class RankAll {
       : problem_(problem),
         kernel_(distance_kernel(problem.queries.bytes)),
         distances_(problem.database.rows),
+        is_hit_(problem.database.rows),
         positions_(kStretches * problem.queries.bins()),
-        marks_((problem.database.rows + 63) / 64) {}
+        marks_(problem.database.rows / 64 + 1) {}
 
   void operator()(int64_t query, std::vector<int32_t>& ranks) {
     const Codes& database = problem_.database;
     const int64_t bins = problem_.queries.bins(), without = problem_.left_out_of(query);
     kernel_(problem_.queries.row(query), database.data, database.rows, database.bytes,
             distances_.data());
+    problem_.ours.share(query, problem_.theirs, is_hit_.data());
     std::fill(positions_.begin(), positions_.end(), 0);
-    for_rows([&](int64_t, int32_t& count) { ++count; });
-    if (without >= 0) --position_of(without);
-    int32_t position = 0;
+    for_rows([](int64_t, uint32_t& count) { ++count; });
+    uint32_t position = 0;
     for (int64_t d = 0; d < bins; ++d)
       for (int64_t stretch = 0; stretch < kStretches; ++stretch)
         position += std::exchange(positions_[stretch * bins + d], position);
     std::fill(marks_.begin(), marks_.end(), 0);
-    for_rows([&](int64_t row, int32_t& next) {
-      const bool counts = row != without;
-      const auto hit = uint64_t{counts && problem_.ours.share(query, problem_.theirs, row)};
-      marks_[next / 64] |= hit << (next % 64);
-      next += counts;
+    uint32_t own = ~0u;  // the position that no code should have
+    for_rows([&, marks = marks_.data(), is_hit = is_hit_.data()](int64_t row, uint32_t& next) {
+      const uint32_t at = next++;
+      marks[at / 64] |= uint64_t{is_hit[row]} << (at % 64);
+      if (row == without) own = at;
     });
-    const int64_t last = std::min(problem_.k, int64_t{position});
-    for (int64_t word = 0; 64 * word < last; ++word)
-      for (uint64_t marks = marks_[word]; marks; marks &= marks - 1) {
-        const int64_t rank = 64 * word + __builtin_ctzll(marks);
-        if (rank < last) ranks.push_back(static_cast<int32_t>(rank + 1));
-      }
+    collect(own, ranks);
   }
 
  private:
   static constexpr int64_t kStretches = 4;
 
-  int64_t length() const { return problem_.database.rows / kStretches; }
-  int32_t& position_of(int64_t row) {
-    const int64_t stretch = length() ? std::min(row / length(), kStretches - 1) : kStretches - 1;
-    return positions_[stretch * problem_.queries.bins() + distances_[row]];
-  }
-
   // Calls visit(row, counter of its stretch and distance), in row order within a stretch.
   template <class Visit>
   void for_rows(const Visit& visit) {
-    const int64_t bins = problem_.queries.bins(), step = length();
+    const int64_t bins = problem_.queries.bins(), rows = problem_.database.rows;
+    const int64_t step = rows / kStretches;
+    const uint16_t* const distances = distances_.data();
+    uint32_t* const positions = positions_.data();
     for (int64_t i = 0; i < step; ++i)
       for (int64_t stretch = 0; stretch < kStretches; ++stretch) {
         const int64_t row = stretch * step + i;
-        visit(row, positions_[stretch * bins + distances_[row]]);
+        visit(row, positions[stretch * bins + distances[row]]);
       }
-    for (int64_t row = kStretches * step; row < problem_.database.rows; ++row)
-      visit(row, positions_[(kStretches - 1) * bins + distances_[row]]);
+    for (int64_t row = kStretches * step; row < rows; ++row)
+      visit(row, positions[(kStretches - 1) * bins + distances[row]]);
+  }
+
+  void collect(uint32_t own, std::vector<int32_t>& ranks) {
+    int64_t hits = 0;
+    for (const uint64_t marks : marks_) hits += __builtin_popcountll(marks);
+    ranks.resize(hits);
+    int64_t kept = 0;
+    for (int64_t word = 0; word < std::ssize(marks_); ++word)
+      for (uint64_t marks = marks_[word]; marks; marks &= marks - 1) {
+        const auto at = static_cast<uint32_t>(64 * word + __builtin_ctzll(marks));
+        const int64_t rank = int64_t{at} + (at < own);
+        if (rank > problem_.k) return ranks.resize(kept);
+        if (at != own) ranks[kept++] = static_cast<int32_t>(rank);
+      }
+    ranks.resize(kept);
   }
 
   const Problem& problem_;
   DistanceKernel kernel_;
   std::vector<uint16_t> distances_;
-  std::vector<int32_t> positions_;
+  std::vector<uint8_t> is_hit_;
+  std::vector<uint32_t> positions_;
   std::vector<uint64_t> marks_;
 };
 
@@ -116,19 +124,15 @@ std::vector<std::vector<int32_t>> find_hits(const Problem& problem) {
     });
     return ranks;
   }
-  const int64_t held = problem.k + (problem.left_out != nullptr);
-  const int64_t most = std::max<int64_t>(kScratchHits / held, 1);
-  std::vector<int32_t> distances(std::min(most, q) * held);
-  std::vector<int64_t> ids(distances.size());
-  for (int64_t first = 0; first < q; first += most) {
-    const int64_t group = std::min(most, q - first);
-    nearest(Codes(problem.queries.row(first), group, problem.queries.bytes), problem.database,
-            nullptr, held, distances.data(), ids.data());
-    torch::stable::parallel_for(0, group, 16, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        hits_of_nearest(problem, first + i, ids.data() + i * held, held, ranks[first + i]);
-    });
-  }
+  const int64_t held = std::min(problem.k + (problem.left_out != nullptr), n);
+  nearest(problem.queries, problem.database, nullptr, held, [&](int64_t i, const Write& write) {
+    thread_local std::vector<int32_t> distances;
+    thread_local std::vector<int64_t> ids;
+    distances.resize(held);
+    ids.resize(held);
+    write(distances.data(), ids.data());
+    hits_of_nearest(problem, i, ids, ranks[i]);
+  });
   return ranks;
 }
 

@@ -35,10 +35,10 @@ void tighten(Search& search);
 struct Block {
   const uint8_t* codes;     // [lanes] codes; what follows the last one of a database are zeros
   const uint8_t* upcoming;  // codes that come after it, or null: fetched into cache meanwhile
-  int64_t first;           // its row number
-  int64_t bytes;           // bytes per code
-  uint64_t* valid;         // [lanes / 64] rows that count
-  uint64_t* tables;        // [table_words(bytes)]: what slice or arrange made of the codes
+  int64_t first;            // its row number
+  int64_t bytes;            // bytes per code
+  uint64_t* valid;          // [lanes / 64] rows that count
+  uint64_t* tables;         // [table_words(bytes)]: what slice or arrange made of the codes
 };
 
 struct HammingKernels {

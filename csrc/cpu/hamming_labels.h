@@ -41,6 +41,16 @@ class Labels {
     return common != 0;
   }
 
+  // The same for all of their items: 1 or 0 each.
+  void share(int64_t i, const Labels& other, uint8_t* out) const {
+    const int64_t rows = other.held_.size(0);
+    if (multi_hot) {
+      for (int64_t j = 0; j < rows; ++j) out[j] = share(i, other, j);
+    } else {
+      for (int64_t j = 0; j < rows; ++j) out[j] = ids[i] == other.ids[j];
+    }
+  }
+
   bool multi_hot;
   const int64_t* ids = nullptr;
   const uint8_t* bits = nullptr;
@@ -61,7 +71,8 @@ class ClassMasks {
       std::sort(classes_.begin(), classes_.end());
       classes_.erase(std::unique(classes_.begin(), classes_.end()), classes_.end());
       masks_ = AlignedWords(classes_.size() * words_);
-      for (int64_t i = part.first; i < part.last; ++i) of_query_.push_back(class_of(queries.ids[i]));
+      for (int64_t i = part.first; i < part.last; ++i)
+        of_query_.push_back(class_of(queries.ids[i]));
     } else {
       masks_ = AlignedWords((8 * queries.width + 1) * words_);  // the last one is a query's
     }

@@ -39,8 +39,8 @@ std::tuple<Tensor, Tensor> hamming_range(const Tensor& query, const Tensor& data
   Tensor distances = torch::stable::new_empty(query_rows, {total}, ScalarType::Int);
   Tensor ids = torch::stable::new_empty(query_rows, {total}, ScalarType::Long);
   const bool right =
-      find_within(queries, codes, bitmap.bits(), radius, limit, distances.mutable_data_ptr<int32_t>(),
-                  ids.mutable_data_ptr<int64_t>());
+      find_within(queries, codes, bitmap.bits(), radius, limit,
+                  distances.mutable_data_ptr<int32_t>(), ids.mutable_data_ptr<int64_t>());
   STD_TORCH_CHECK(right, "hamming_range: limits are not those of these codes and this radius");
   return {distances, ids};
 }

@@ -11,9 +11,10 @@
 // A threshold t becomes the constant 2^P - 1 - t, added as further planes: plane P of the sum is
 // set where the distance is above t, and nothing else of the sum need be computed.
 //
-// Simd gives: V, xor3(a, b, c), majority(a, b, c), majority_of<Pattern> of inputs complemented where
-// Pattern has a bit, any(a), rows_of(a, out), the set bits of a in order, planes(codes, bytes, word,
-// out[64]), and kPopcount with popcount(a), the number of ones in each 64-bit word.
+// Simd gives: V, xor3(a, b, c), majority(a, b, c), majority_of<Pattern> of inputs complemented
+// where Pattern has a bit, any(a), rows_of(a, out), the set bits of a in order, planes(codes,
+// bytes, word, out[64]), and, if kPopcount says so, add_popcounts(sum, a, b, c, d), which adds the
+// number of ones in each 64-bit word of a to d to the 16-bit fields of sum, a's to the lowest.
 #pragma once
 
 #include <cstring>
@@ -73,8 +74,8 @@ struct Slices {
     if constexpr (Pattern < 7) store_carries<Pattern + 1>(table, a, b, c);
   }
 
-  // Adds N items three by three, level by level, until two are left; triple(a, b, c) sees each three
-  // in the order of the tables, and gives their sum.
+  // Adds N items three by three, level by level, until two are left; triple(a, b, c) sees each
+  // three in the order of the tables, and gives their sum.
   template <int64_t N, class Item, class Triple>
   static HASHFAST_INLINE void reduce(Item* items, const Triple& triple) {
     if constexpr (N > 2) {
@@ -119,7 +120,8 @@ struct Slices {
   template <int64_t N>
   static void select(const uint8_t* code, int64_t bytes, uint8_t* out) {
     bool bits[64] = {};
-    for (int64_t i = 0; i < (8 * bytes < N ? 8 * bytes : N); ++i) bits[i] = code[i / 8] >> (i % 8) & 1;
+    for (int64_t i = 0; i < (8 * bytes < N ? 8 * bytes : N); ++i)
+      bits[i] = code[i / 8] >> (i % 8) & 1;
     reduce<N>(bits, [&](bool a, bool b, bool c) {
       *out++ = static_cast<uint8_t>(kUnit * (4 * a + 2 * b + c));
       return static_cast<bool>(a ^ b ^ c);
@@ -160,7 +162,9 @@ struct Slices {
   template <int64_t Words>
   struct Selectors {
     uint64_t words[Words];
-    HASHFAST_INLINE explicit Selectors(const uint64_t* from) { std::memcpy(words, from, 8 * Words); }
+    HASHFAST_INLINE explicit Selectors(const uint64_t* from) {
+      std::memcpy(words, from, 8 * Words);
+    }
     HASHFAST_INLINE V at(const void* table, int64_t i) const {
       const uint64_t offset = 8 * uint64_t{static_cast<uint8_t>(words[i / 8] >> (8 * (i % 8)))};
       return *reinterpret_cast<const V*>(static_cast<const char*>(table) + offset);
@@ -356,37 +360,39 @@ struct Slices {
   // --- histograms --------------------------------------------------------------------------------
 
   // Distances 4 j .. 4 j + 3 share a vector: 16-bit counters in each 64-bit lane, to which a block
-  // adds at most 64. Beyond 512 bits, and without a vector popcount, codes are counted one by one.
-  static constexpr int64_t kMostSliced = 64;
-  static bool sliced_histogram(int64_t bytes) { return Simd::kPopcount && bytes <= kMostSliced; }
+  // adds at most 64. Without a vector popcount, and for widths that are not known at compile time,
+  // codes are counted one by one.
+  static bool sliced_histogram(int64_t bytes) {
+    return Simd::kPopcount && (bytes <= 8 || bytes == 16 || bytes == 32 || bytes == 64);
+  }
 
   static int64_t histogram_words(int64_t bytes) {
     if (!sliced_histogram(bytes)) return 8 * bytes + 1;
     return ((int64_t{1} << count_planes(bytes)) / 4 + 1) * kVectorWords;
   }
 
+  // Counts the codes of a mask by the bits of their distances: the mask is split by plane after
+  // plane.
+  template <int Plane>
+  static HASHFAST_INLINE void count_by(const V* sum, V mask, V* out) {
+    if constexpr (Plane >= 2) {
+      count_by<Plane - 1>(sum, mask & ~sum[Plane], out);
+      count_by<Plane - 1>(sum, mask & sum[Plane], out + (1 << (Plane - 2)));
+    } else {
+      const V high = mask & sum[1], low = mask & ~sum[1];
+      *out = Simd::add_popcounts(*out, low & ~sum[0], low & sum[0], high & ~sum[0], high & sum[0]);
+    }
+  }
+
   template <int64_t N, int64_t Words>
   static HASHFAST_INLINE void histogram_in(const Block& block, const uint64_t* record, V mask,
                                            V* out) {
-    V sum[kMostPlanes];
-    const int planes = Words ? planes_for(N, Words) : count_planes(block.bytes);
-    const V last = add<N, Words, false>(block, record, planes, sum) & mask;
-    // Which codes have which upper bits: one mask, split by plane after plane.
-    V upper[(8 * kMostSliced) / 4];
-    upper[0] = mask & ~last;
-    int64_t n = 1;
-    for (int plane = planes - 1; plane >= 2; --plane, n *= 2)
-      for (int64_t i = n - 1; i >= 0; --i) {
-        const V both = upper[i];
-        upper[2 * i + 1] = both & sum[plane];
-        upper[2 * i] = both & ~sum[plane];
-      }
-    for (int64_t i = 0; i < n; ++i) {
-      const V high = upper[i] & sum[1], low = upper[i] & ~sum[1];
-      out[i] += Simd::popcount(low & ~sum[0]) + (Simd::popcount(low & sum[0]) << 16) +
-                (Simd::popcount(high & ~sum[0]) << 32) + (Simd::popcount(high & sum[0]) << 48);
-    }
-    out[n] += Simd::popcount(last);
+    constexpr int kPlanes = planes_for(N, Words);
+    V sum[kPlanes];
+    const V last = add<N, Words, false>(block, record, kPlanes, sum) & mask;
+    count_by<kPlanes - 1>(sum, mask & ~last, out);
+    V& of_last = out[1 << (kPlanes - 2)];
+    of_last = Simd::add_popcounts(of_last, last, V{}, V{}, V{});
   }
 
   static void histogram(const Block& block, const uint8_t* code, const uint64_t* record,
@@ -394,8 +400,9 @@ struct Slices {
     if constexpr (Simd::kPopcount) {
       if (sliced_histogram(block.bytes))
         return for_width(block.bytes, [&]<int64_t N, int64_t Words, int64_t Bytes>() {
-          histogram_in<N, Words>(block, record, *reinterpret_cast<const V*>(mask),
-                                 reinterpret_cast<V*>(out));
+          if constexpr (Words > 0)
+            histogram_in<N, Words>(block, record, *reinterpret_cast<const V*>(mask),
+                                   reinterpret_cast<V*>(out));
         });
     }
     for_width(block.bytes, [&]<int64_t N, int64_t Words, int64_t Bytes>() {
@@ -426,40 +433,5 @@ struct Slices {
             slice,  find,        count,        histogram,       flush,       direct};
   }
 };
-
-template <class V>
-HASHFAST_INLINE int64_t set_bits(V mask, uint16_t* out) {
-  int64_t n = 0;
-  for (int word = 0; word < static_cast<int>(sizeof(V) / 8); ++word)
-    for (uint64_t bits = mask[word]; bits; bits &= bits - 1)
-      out[n++] = static_cast<uint16_t>(64 * word + __builtin_ctzll(bits));
-  return n;
-}
-
-// Planes of 64-bit words by the transpose of 64 x 64 bits, one matrix a lane (Warren, Hacker's
-// Delight, 7-3).
-template <class V>
-HASHFAST_INLINE void transpose_planes(const uint8_t* codes, int64_t bytes, int64_t word, V* planes) {
-  constexpr int64_t kWords = sizeof(V) / 8;
-  const int64_t offset = 8 * word, width = bytes - offset < 8 ? bytes - offset : 8;
-  auto* out = reinterpret_cast<uint64_t*>(planes);
-  for (int64_t lane = 0; lane < kWords; ++lane)
-    for (int64_t i = 0; i < 64; ++i) {
-      uint64_t value = 0;
-      const uint8_t* from = codes + (64 * lane + i) * bytes + offset;
-      if (width == 8)
-        std::memcpy(&value, from, 8);
-      else
-        std::memcpy(&value, from, width);
-      std::memcpy(out + kWords * i + lane, &value, 8);
-    }
-  uint64_t mask = 0xFFFFFFFFu;
-  for (int step = 32; step; step >>= 1, mask ^= mask << step)
-    for (int i = 0; i < 64; i = (i + step + 1) & ~step) {
-      const V swap = ((planes[i] >> step) ^ planes[i + step]) & (V{} + mask);
-      planes[i] ^= swap << step;
-      planes[i + step] ^= swap;
-    }
-}
 
 }  // namespace hashfast

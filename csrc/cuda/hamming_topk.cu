@@ -52,7 +52,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = threadIdx.x; i < bins; i += kThreads) counters[i] = 0;
   __syncthreads();
   for (int64_t i = threadIdx.x; i < n; i += kThreads)
-    if (counts(allowed, i)) atomicAdd(&counters[hamming(query, database + i * bytes, bytes, words)], Counter{1});
+    if (counts(allowed, i))
+      atomicAdd(&counters[hamming(query, database + i * bytes, bytes, words)], Counter{1});
   __syncthreads();
   if (threadIdx.x == 0) {
     // Counts become the position of the first hit at each distance.

@@ -1,6 +1,7 @@
 """Parse a command's options, run it, print its result."""
 
 import dataclasses
+import inspect
 import json
 import os
 import shlex
@@ -49,13 +50,13 @@ def run(name: str, command: Any, arguments: list[str]) -> int:
             arguments, config = _with_config(arguments, path, command)
     except (OSError, ValueError, yaml.YAMLError) as error:
         return failed(name, error, 2)
-    extra = "  --json: print the result as JSON.  --config FILE.yaml: defaults for these options."
+    extra = "With --json the result is JSON; --config FILE.yaml gives defaults for these options."
     try:
         options = tyro.cli(
             command,
             args=arguments,
             prog=f"hashfast {name}",
-            description=f"{(command.__doc__ or '').strip()}\n\n{extra}",
+            description=f"{inspect.getdoc(command) or ''}\n\n{extra}",
         )
     except SystemExit as error:
         if error.code in (0, None):

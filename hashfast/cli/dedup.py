@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 import tyro
 
+from hashfast.cli._galleries import check_comparable
 from hashfast.cli._items import label_text, printable
 from hashfast.cli._report import CSV_FILE, HTML_FILE, Picture, check_folder, write_report
 from hashfast.cli._run import Output
@@ -57,9 +58,8 @@ class Command:
     """Compare codes of different models all the same."""
 
     def run(self) -> Output:
-        from hashfast.index import Gallery
+        from hashfast.index import Gallery, near_duplicates
         from hashfast.index.checks import as_integer
-        from hashfast.index.duplicates import near_duplicates
 
         if self.radius is not None:
             as_integer(self.radius, "radius", 0)
@@ -109,24 +109,13 @@ class Command:
         )
 
     def _check(self, galleries: "list[Gallery]") -> None:
-        ours = galleries[-1]
         for path, gallery in zip(self.against, galleries, strict=False):
             if path.resolve() == self.gallery.resolve():
                 raise ValueError(
                     f"--against names {path}, the gallery itself: leave it out, and its pictures "
                     "are compared with one another"
                 )
-            if gallery.index.d != ours.index.d:
-                raise ValueError(
-                    f"{path} has {gallery.index.d}-bit codes and {self.gallery} {ours.index.d}-bit "
-                    "ones: encode one of them again, with the model of the other"
-                )
-            made_by = gallery.info.get("fingerprint"), ours.info.get("fingerprint")
-            if made_by[0] != made_by[1] and not self.force:
-                raise ValueError(
-                    f"{path} was made by model {made_by[0]} and {self.gallery} by {made_by[1]}: "
-                    "their distances mean nothing to each other (--force compares all the same)"
-                )
+            check_comparable(path, gallery, self.gallery, galleries[-1], self.force)
 
 
 def _rows(galleries: "list[Gallery]") -> Rows:

@@ -1,4 +1,5 @@
 import csv
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -10,7 +11,7 @@ from hashfast.cli._run import Output
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hashfast.data import ImageDataset
+    from hashfast.data import FileDataset, ImageDataset
     from hashfast.hashing import HashModel
 
 UNREADABLE_FILE = "unreadable.csv"
@@ -82,7 +83,6 @@ class Command:
                 f"first: {unreadable[0][1]}"
             )
         info = {
-            "source": self.source,
             **source.info,
             "model": str(self.model.resolve()),
             "fingerprint": model.fingerprint(),
@@ -114,9 +114,11 @@ class Command:
                     f"in {self.model} takes {channels} (1: grey, 3: RGB): encode with a model that "
                     "was trained on such images"
                 )
-            item = getattr(dataset, "path", lambda row: f"{self.source}/{self.split}/{row}")
-            info = {"protocol": splits.describe(), "split": self.split}
-            return Source(dataset, item, splits.class_names, info)
+            info = {"source": self.source, "protocol": splits.describe(), "split": self.split}
+            if isinstance(dataset, FileDataset):
+                return Source(dataset, _path_of(dataset), splits.class_names, info)
+            name = f"{self.source}/{self.split}"
+            return Source(dataset, lambda row: f"{name}/{row}", splits.class_names, info)
         if not path.exists():
             raise FileNotFoundError(
                 f"{self.source} is neither a folder, nor a picture, nor a protocol "
@@ -131,7 +133,13 @@ class Command:
                 )
             except FileNotFoundError:
                 files = FileDataset.from_folder(path, image_size=size, channels=channels)
-        return Source(files, files.path, files.class_names, {})
+        info = {"source": os.path.abspath(path)}
+        return Source(files, _path_of(files), files.class_names, info)
+
+
+def _path_of(files: "FileDataset") -> "Callable[[int], str]":
+    """Item names that lead to the pictures from any working folder."""
+    return lambda row: os.path.abspath(files.path(row))
 
 
 def list_unreadable(out: Path, unreadable: list[tuple[str, str]]) -> None:

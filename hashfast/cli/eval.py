@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from hashfast.cli._galleries import check_comparable
 from hashfast.cli._run import Output
 
 if TYPE_CHECKING:
@@ -47,12 +48,7 @@ class Command:
                     f"{path} has items without a label: metrics need one for each (put the "
                     "pictures of each class in a folder of its own before encoding)"
                 )
-        made_by = query.info.get("fingerprint"), database.info.get("fingerprint")
-        if made_by[0] != made_by[1] and not self.force:
-            raise ValueError(
-                f"{self.query} was made by model {made_by[0]} and {self.database} by {made_by[1]} "
-                "(--force evaluates all the same)"
-            )
+        check_comparable(self.query, query, self.database, database, self.force)
         query, database = self._matched(query, database)
         report = evaluate(
             query.index.codes,

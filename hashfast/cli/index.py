@@ -5,6 +5,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
+from hashfast.cli._galleries import check_comparable
 from hashfast.cli._run import Output
 from hashfast.cli.encode import check_out, list_unreadable, read_unreadable
 
@@ -59,17 +60,7 @@ class Command:
 
         first = galleries[0]
         for path, gallery in zip(self.sources, galleries, strict=True):
-            if gallery.index.d != first.index.d:
-                raise ValueError(
-                    f"{path} has {gallery.index.d}-bit codes and {self.sources[0]} "
-                    f"{first.index.d}-bit ones"
-                )
-            made_by = gallery.info.get("fingerprint"), first.info.get("fingerprint")
-            if made_by[0] != made_by[1] and not self.force:
-                raise ValueError(
-                    f"{path} was made by model {made_by[0]} and {self.sources[0]} by {made_by[1]}: "
-                    "their distances mean nothing to each other (--force joins them all the same)"
-                )
+            check_comparable(path, gallery, self.sources[0], first, self.force)
         galleries = same_classes(galleries, self.sources)
         # Only what is true of all codes; of codes of one model, the first folder it was found in.
         info = {k: v for k, v in first.info.items() if all(g.info.get(k) == v for g in galleries)}

@@ -46,8 +46,13 @@ def near_duplicates(
         first_new: number of old rows.
         progress: show a bar on standard error.
 
+    Returns:
+        The groups of two rows or more, as numpy arrays: group g is rows[limits[g]:limits[g + 1]],
+        its first row represents it, and `distances` are to that one.
+
     Raises:
-        TypeError, ValueError: as `range_search`; `first_new` negative or not an integer.
+        TypeError: codes that are not a uint8 array, or a number that is not an integer.
+        ValueError: codes not two-dimensional, or radius or first_new < 0.
     """
     array = as_codes(codes, "codes").cpu().numpy()
     radius = check_radius(radius, array.shape[1])

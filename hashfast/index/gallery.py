@@ -1,8 +1,8 @@
 """A gallery: codes in a folder, with what they are codes of.
 
 codes.ibxf     the index, in faiss's format where the number of bits allows it
-items.csv      row, item (a path, or a name such as digits/database/12), label; UTF-8, where bytes
-               of a file name that are not UTF-8 stand as they are
+items.csv      row, item (an absolute path, or a name such as digits/database/12), label; UTF-8,
+               where bytes of a file name that are not UTF-8 stand as they are
 gallery.json   bits, names of the classes, the model that made the codes and its fingerprint, where
                they come from, and a digest of the other two files
 """

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_WEIGHTS = tuple(1 << (7 - i) for i in range(8))
+# Eight 0/1 bytes, read as a little-endian word, times this have their bits in the highest byte: it
+# moves byte i, at bit 8 i, by 63 - 9 i to bit 63 - i, and no two of the products meet.
+_GATHER = 0x8040201008040201 - (1 << 64)
 
 
 @overload
@@ -28,12 +30,13 @@ def pack(values):
             "pack: values are uint8, the dtype of codes that are packed already; "
             "for 0/1 bytes pass values.astype(bool) or values.bool()"
         )
-    if not isinstance(values, Tensor):
-        return np.packbits(values > 0, axis=-1)
-    bits = torch.nn.functional.pad(values > 0, (0, -values.shape[-1] % 8))
-    weights = torch.tensor(_WEIGHTS, dtype=torch.uint8, device=values.device)
-    # Every sum of distinct powers of two below 256 fits a byte.
-    return (bits.unflatten(-1, (-1, 8)) * weights).sum(-1, dtype=torch.uint8)
+    bits = values > False  # as > 0, for which bool values would become int64 first
+    if not isinstance(bits, Tensor):
+        return np.packbits(bits, axis=-1)
+    padded = torch.nn.functional.pad(bits.contiguous(), (0, -bits.shape[-1] % 8))
+    words = padded.flatten().view(torch.int64)
+    codes = (words * _GATHER >> 56).to(torch.uint8)
+    return codes.view(*bits.shape[:-1], padded.shape[-1] // 8)
 
 
 @overload
