@@ -29,8 +29,11 @@ inline void check_codes(const char* op, const Tensor& query, const Tensor& datab
                   query.size(1), " bytes; expected 1 to ", kMaxCodeBytes);
 }
 
+// Classes that hold a Tensor, whose own symbols are not exported either.
+#define HASHFAST_LOCAL __attribute__((visibility("hidden")))
+
 // Which rows of a database a search may find: the bits of `allowed`, all if there is none.
-class Allowed {
+class HASHFAST_LOCAL Allowed {
  public:
   Allowed(const char* op, const std::optional<Tensor>& allowed, const Tensor& database) {
     if (!allowed) return;

@@ -110,6 +110,7 @@ class Blocks {
   Prepare prepare_;
   int64_t queries_;
   AlignedWords tables_, valid_;
+  bool all_valid_ = false;
   std::vector<uint8_t> padded_;
   Block block_;
 };

@@ -9,6 +9,7 @@ namespace {
 
 constexpr int64_t kLeastBlocks = 4;    // a part of fewer blocks is not worth a task
 constexpr int64_t kLeastQueries = 16;  // nor are fewer queries
+constexpr int64_t kAhead = 12 * 1024;  // bytes between a block and the one fetched meanwhile
 
 uint64_t reverse_bits_of_bytes(uint64_t word) {
   word = (word >> 4 & 0x0F0F0F0F0F0F0F0F) | (word & 0x0F0F0F0F0F0F0F0F) << 4;
@@ -68,8 +69,9 @@ bool Blocks::next() {
     if (rows <= 0) return false;
     if (!fill_valid(rows)) continue;
     block_.codes = database_.row(block_.first);
-    block_.upcoming =
-        block_.first + 2 * lanes <= rows_.last ? database_.row(block_.first + lanes) : nullptr;
+    const int64_t ahead = std::max(kAhead / (lanes * database_.bytes), int64_t{1}) * lanes;
+    const bool more = block_.first + ahead + lanes <= rows_.last;
+    block_.upcoming = more ? database_.row(block_.first + ahead) : nullptr;
     if (rows < lanes) {
       padded_.assign(lanes * database_.bytes, 0);
       std::memcpy(padded_.data(), block_.codes, rows * database_.bytes);
@@ -81,6 +83,9 @@ bool Blocks::next() {
 }
 
 bool Blocks::fill_valid(int64_t rows) {
+  const bool all = !allowed_ && rows == kernels_.lanes;
+  if (all && all_valid_) return true;
+  all_valid_ = all;
   uint64_t any = 0;
   for (int64_t word = 0; word < kernels_.lanes / 64; ++word) {
     const int64_t here = std::clamp<int64_t>(rows - 64 * word, 0, 64);

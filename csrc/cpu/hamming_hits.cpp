@@ -15,7 +15,7 @@ namespace {
 constexpr const char* kOp = "hamming_hits";
 constexpr int64_t kRankAll = 8;  // k > n / kRankAll: rank every code
 
-struct Problem {
+struct HASHFAST_LOCAL Problem {
   Codes queries, database;
   Labels ours, theirs;
   const int64_t* left_out;  // null, or a row (or -1) for each query

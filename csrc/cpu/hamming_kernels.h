@@ -34,7 +34,7 @@ void tighten(Search& search);
 // A block of consecutive codes.
 struct Block {
   const uint8_t* codes;     // [lanes] codes; what follows the last one of a database are zeros
-  const uint8_t* upcoming;  // codes that come after it, or null: fetched into cache meanwhile
+  const uint8_t* upcoming;  // [lanes] codes to fetch into cache meanwhile, or null
   int64_t first;            // its row number
   int64_t bytes;            // bytes per code
   uint64_t* valid;          // [lanes / 64] rows that count

@@ -12,7 +12,7 @@
 
 namespace hashfast {
 
-class Labels {
+class HASHFAST_LOCAL Labels {
  public:
   Labels(const char* op, const Tensor& labels, int64_t rows)
       : held_(torch::stable::contiguous(labels)) {
@@ -62,7 +62,7 @@ class Labels {
 
 // For each block, which of its rows share a class with a query: a mask for each class of the
 // queries, of which an item with several joins its own.
-class ClassMasks {
+class HASHFAST_LOCAL ClassMasks {
  public:
   ClassMasks(const Labels& queries, Part part, const Labels& database)
       : queries_(queries), database_(database), words_(hamming_kernels().lanes / 64) {
