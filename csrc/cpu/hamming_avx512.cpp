@@ -164,8 +164,7 @@ struct Simd {
 
 using V = Simd::V;
 
-// --- few queries, or wide codes: popcounts of the codes as they lie
-// ---------------------------------
+// --- few queries, or wide codes: popcounts of the codes as they lie -----------------------------
 
 // Lanes of a word of Bytes each: 2, 4 or 8.
 template <int64_t Bytes>

@@ -9,6 +9,7 @@ namespace {
 // How many codes of a sample should be nearer than the threshold, so that the database has
 // `wanted`: four deviations beyond the mean.
 int64_t least_of(int64_t size, int64_t rows, int64_t wanted) {
+  if (size == rows) return wanted;
   const double mean = static_cast<double>(wanted) * size / rows;
   return static_cast<int64_t>(std::ceil(mean + 4 * std::sqrt(mean) + 4));
 }
@@ -16,18 +17,19 @@ int64_t least_of(int64_t size, int64_t rows, int64_t wanted) {
 }  // namespace
 
 int64_t Sample::best_size(int64_t rows, int64_t wanted, int64_t queries) {
-  // The costs of a query, in those of keeping one code that is not wanted: about 1/50 to count a
+  // The costs of a query, in those of keeping one code that is not wanted: about 1/100 to count a
   // code of the sample, and 1, for all queries together, to take it from the database.
   int64_t best = 0;
   double least_cost = wanted * std::log2(static_cast<double>(rows) / wanted);  // without one
-  for (int64_t size = 4096; size <= rows / 8; size *= 2) {
+  const auto consider = [&](int64_t size) {
     const double kept = static_cast<double>(least_of(size, rows, wanted)) * rows / size;
-    const double cost = kept + size * (0.02 + 1.0 / queries);
-    if (cost < least_cost) {
-      least_cost = cost;
-      best = size;
-    }
-  }
+    const double cost = kept + size * (0.01 + 1.0 / queries);
+    if (cost >= least_cost) return;
+    least_cost = cost;
+    best = size;
+  };
+  for (int64_t size = 4096; size <= rows / 8; size *= 2) consider(size);
+  if (rows % 8 == 0) consider(rows);
   return best;
 }
 

@@ -296,8 +296,10 @@ struct Slices {
     int64_t step_ = 0;
   };
 
-  template <int64_t N, int64_t Words, int64_t Bytes>
-  static void find_in(const Block& block, Search* searches, int64_t n) {
+  // Calls act(search, mask) for each query that has hits in the block.
+  template <int64_t N, int64_t Words, class Act>
+  static HASHFAST_INLINE void for_hits(const Block& block, Search* searches, int64_t n,
+                                       const Act& act) {
     const V valid = *reinterpret_cast<const V*>(block.valid);
     const uint64_t* record = searches[0].record;
     const int64_t stride = record_words(block.bytes);
@@ -306,24 +308,7 @@ struct Slices {
       prefetch();
       const V mask = hits<N, Words>(block, record, valid);
       if (Simd::any(mask)) [[unlikely]]
-        add_masked<Bytes>(block, searches[i], mask);
-    }
-  }
-
-  template <int64_t N, int64_t Words, int64_t Bytes>
-  static void count_in(const Block& block, Search* searches, int64_t n) {
-    const V valid = *reinterpret_cast<const V*>(block.valid);
-    const uint64_t* record = searches[0].record;
-    const int64_t stride = record_words(block.bytes);
-    Prefetch prefetch(block, n);
-    for (int64_t i = 0; i < n; ++i, record += stride) {
-      prefetch();
-      const V mask = hits<N, Words>(block, record, valid);
-      if (Simd::any(mask)) [[unlikely]] {
-        alignas(kVectorBytes) uint64_t bits[kVectorWords];
-        *reinterpret_cast<V*>(bits) = mask;
-        for (const uint64_t word : bits) searches[i].size += __builtin_popcountll(word);
-      }
+        act(searches[i], mask);
     }
   }
 
@@ -347,13 +332,18 @@ struct Slices {
 
   static void find(const Block& block, Search* searches, int64_t n) {
     for_width(block.bytes, [&]<int64_t N, int64_t Words, int64_t Bytes>() {
-      find_in<N, Words, Bytes>(block, searches, n);
+      for_hits<N, Words>(block, searches, n,
+                         [&](Search& search, V mask) { add_masked<Bytes>(block, search, mask); });
     });
   }
 
   static void count(const Block& block, Search* searches, int64_t n) {
     for_width(block.bytes, [&]<int64_t N, int64_t Words, int64_t Bytes>() {
-      count_in<N, Words, Bytes>(block, searches, n);
+      for_hits<N, Words>(block, searches, n, [](Search& search, V mask) {
+        alignas(kVectorBytes) uint64_t bits[kVectorWords];
+        *reinterpret_cast<V*>(bits) = mask;
+        for (const uint64_t word : bits) search.size += __builtin_popcountll(word);
+      });
     });
   }
 
