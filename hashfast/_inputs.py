@@ -53,15 +53,9 @@ def check_codes(codes: Array, name: str) -> None:
         )
     dtype = _dtype(codes)
     if dtype != "uint8":
-        hint = ""
-        if dtype == "int8":
-            hint = (
-                ". int8 codes of sentence-transformers' precision='binary' are packed already but "
-                "shifted by 128: encode with precision='ubinary' instead"
-            )
         raise TypeError(
             f"{name} is {dtype}; expected packed codes, uint8 [n, bytes per code]: "
-            f"hashfast.pack turns values [n, bits] into them (value > 0 is bit 1){hint}"
+            f"{_to_uint8(codes, dtype)}"
         )
     if codes.ndim != 2 or codes.shape[1] == 0:
         hint = ": give a single code an axis, codes[None, :]" if codes.ndim == 1 else ""
@@ -106,7 +100,14 @@ def check_same_width(query: Tensor, database: Tensor) -> None:
     """Raise ValueError unless both have as many bytes per code."""
     size, wanted = query.shape[1], database.shape[1]
     if size != wanted:
-        raise ValueError(f"query has {_width(size)}; database has {_width(wanted)}")
+        hint = ""
+        for name, one, other in (("query", size, wanted), ("database", wanted, size)):
+            if one == 8 * other:
+                hint = (
+                    f". If the {name} holds one 0/1 byte per bit, pack it: "
+                    f"hashfast.pack({name} > 0)"
+                )
+        raise ValueError(f"query has {_width(size)}; database has {_width(wanted)}{hint}")
 
 
 def check_label_form(labels: Tensor, num_classes: int | None = None, name: str = "labels") -> None:
@@ -168,6 +169,22 @@ def check_labels(labels: Labels, num_classes: int | None = None, name: str = "la
                 f"num_classes={num_classes} expects ids 0 to {num_classes - 1}: {fix}"
             )
     return labels
+
+
+def _to_uint8(codes: Array, dtype: str) -> str:
+    """How values of another dtype become packed codes."""
+    pack = "hashfast.pack turns values [n, bits] into them (value > 0 is bit 1)"
+    if dtype == "int8":
+        return (
+            f"{pack}. int8 codes of sentence-transformers' precision='binary' are packed already "
+            "but shifted by 128: encode with precision='ubinary' instead"
+        )
+    if dtype.startswith(("int", "uint")):
+        cast = "to(torch.uint8)" if isinstance(codes, Tensor) else "astype(np.uint8)"
+        return (
+            f"if these are packed bytes (0..255), use codes.{cast}; if they are -1 and +1, {pack}"
+        )
+    return pack
 
 
 def _dtype(values: Array) -> str:

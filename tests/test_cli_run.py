@@ -15,7 +15,7 @@ import tyro
 
 from hashfast import cli
 from hashfast.cli import main
-from hashfast.cli._run import Output
+from hashfast.cli._run import Output, table
 
 
 @dataclass(frozen=True)
@@ -218,3 +218,13 @@ def test_a_reader_that_leaves_is_no_error(arguments):
         os.close(writer)
         assert process.stderr.read() == ""
     assert process.returncode == 1
+
+
+def test_tables_align_numbers_right_and_text_left():
+    rows = [["9", "cat", "1.5", "-"], ["10", "a dog", "-20", "3"]]
+    assert table(["rank", "class", "x", "id"], rows).splitlines() == [
+        "rank  class    x  id",
+        "----  -----  ---  --",
+        "   9  cat    1.5  -",
+        "  10  a dog  -20  3",
+    ]

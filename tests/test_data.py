@@ -376,7 +376,7 @@ def test_an_unreadable_file_is_named_wherever_it_is_read(pictures):
 def test_folders_without_pictures_say_what_was_looked_for(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no pictures in .*: looked for .*\.jpg"):
         FileDataset.from_folder(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no class folders in .*: looked for <class>/"):
+    with pytest.raises(FileNotFoundError, match=r"no class folders in .*<class>/.*fit_projection"):
         FileDataset.from_classes(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist"):
         FileDataset.from_folder(tmp_path / "nowhere")
@@ -889,7 +889,7 @@ def test_own_pictures(pictures):
 def test_own_pictures_need_two_classes(tmp_path):
     (tmp_path / "cat").mkdir()
     halves().save(tmp_path / "cat" / "1.png")
-    with pytest.raises(ValueError, match=r"one class folder, cat; .*unsupervised"):
+    with pytest.raises(ValueError, match=r"one class folder, cat; .*fit_projection"):
         load("folder", tmp_path)
     with pytest.raises(ValueError, match="needs root="):
         load("folder")

@@ -23,7 +23,10 @@ from hashfast.hashing import HashModel, ModelConfig
 from hashfast.hashing.encode import fit_projection
 from hashfast.index import Gallery
 
-HEADER = ["group", "item", "distance", "representative", "label", "gallery"]
+HEADER = [
+    *("group", "item", "distance", "representative", "label", "gallery"),
+    *("width", "height", "bytes"),
+]
 
 
 def save(folder, distances, items=None, **facts):
@@ -37,7 +40,15 @@ def read_csv(folder):
     with open(folder / "duplicates.csv", newline="", errors="surrogateescape") as file:
         header, *rows = csv.reader(file)
     assert header == HEADER
-    return rows
+    return [row[:6] for row in rows]
+
+
+def read_measures(folder):
+    """(width, height, bytes) of each item, as written."""
+    with open(folder / "duplicates.csv", newline="", errors="surrogateescape") as file:
+        return {
+            row["item"]: tuple(row[name] for name in HEADER[6:]) for row in csv.DictReader(file)
+        }
 
 
 class Page(HTMLParser):
@@ -151,6 +162,7 @@ def test_known_groups(tmp_path, capsys):
         "pictures": 6,
         "old_pictures": 0,
         "known_already": 0,
+        "links_left_out": 0,
         "distinct_codes": 5,
         "groups": 2,
         "pictures_in_groups": 6,
@@ -197,6 +209,20 @@ def test_short_codes_are_warned_of(tmp_path, capsys):
     assert "by chance" not in call(capsys, "dedup", save(tmp_path / "g", range(64)))[2]
 
 
+def test_a_giant_group_is_warned_of(tmp_path, capsys):
+    far = [32 + 3 * step for step in range(10)]
+    for name, distances, warned in (
+        ("most", [0] * 11 + far[:9], True),
+        ("half", [0] * 10 + far, False),
+        ("few", [0] * 19, False),
+    ):
+        g = save(tmp_path / name, distances)
+        status, _, err = call(capsys, "dedup", g, "--radius", "2")
+        assert status == 0
+        assert ("one group holds 11 of 20 pictures" in err) == warned
+        assert ("one group holds" in err) == warned
+
+
 # New pictures against old ones
 
 
@@ -239,6 +265,29 @@ def test_a_picture_is_no_duplicate_of_itself(tmp_path, capsys, monkeypatch):
         ("3", "digits/query/3", str(old)),  # no file that can have changed: another split
         ("3", "digits/query/3", str(new)),
     ]
+
+
+def test_a_link_is_no_duplicate_of_its_file(tmp_path, capsys):
+    names = ["file.png", "hard.png", "soft.png", "through/file.png", "copy.png", "broken.png"]
+    folder = tmp_path / "p"
+    folder.mkdir()
+    Image.new("L", (8, 8)).save(folder / "file.png")
+    os.link(folder / "file.png", folder / "hard.png")
+    os.symlink("file.png", folder / "soft.png")
+    os.symlink(folder, folder / "through")
+    os.symlink("nothing.png", folder / "broken.png")
+    shutil.copy(folder / "file.png", folder / "copy.png")
+    items = [str(folder / name) for name in names]
+    g = save(tmp_path / "g", [0] * 6, items)
+    found = answer(capsys, "dedup", g)
+    assert (found["pictures"], found["links_left_out"], found["known_already"]) == (3, 3, 0)
+    assert [row[1] for row in read_csv(g / "duplicates")] == [items[0], items[4], items[5]]
+    again = save(tmp_path / "again", [1, 1], items[:2])  # the file has changed
+    found = answer(capsys, "dedup", again, "--against", save(g, [0, 0], items[3:5]))
+    assert (found["old_pictures"], found["pictures"], found["links_left_out"]) == (1, 1, 2)
+    assert [row[1] for row in read_csv(again / "duplicates")] == [items[4], items[0]]
+    only = answer(capsys, "dedup", save(tmp_path / "only", [0, 0], items[:2]))
+    assert (only["groups"], only["links_left_out"]) == (0, 1)
 
 
 def test_galleries_that_do_not_fit_are_refused(tmp_path, capsys):
@@ -316,6 +365,21 @@ def test_a_picture_is_shown_as_it_is_meant(tmp_path, capsys):
         assert min(picture.getpixel((9, 9))) > 250
 
 
+def test_sizes_are_told_without_decoding(tmp_path, capsys):
+    Image.effect_noise((400, 20), 50).save(tmp_path / "whole.png")
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[:100])
+    (tmp_path / "text.png").write_text("text")
+    items = [str(tmp_path / name) for name in ("whole.png", "cut.png", "text.png", "gone.png")]
+    answer(capsys, "dedup", save(tmp_path / "g", [0] * 4, items))
+    assert read_measures(tmp_path / "g" / "duplicates") == {
+        items[0]: ("400", "20", str(len(content))),
+        items[1]: ("400", "20", "100"),
+        items[2]: ("", "", "4"),
+        items[3]: ("", "", ""),
+    }
+
+
 def test_the_page_is_limited_and_says_so(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(_report, "MAX_GROUPS", 2)
     monkeypatch.setattr(_report, "MAX_PICTURES", 3)
@@ -379,6 +443,7 @@ def test_files_of_others_are_not_replaced(name, tmp_path, capsys):
         (["nowhere"], 1, "no gallery in nowhere"),
         ([], 2, "PATH"),
         (["g", "--radius", "-1"], 1, "radius is -1; expected at least 0"),
+        (["g", "--radius", "65"], 1, "radius is 65 and the codes of g have 64 bits"),
         (["g", "--radius", "2.5"], 2, "2.5"),
         (["g", "--against", "nowhere"], 1, "no gallery in nowhere"),
         (["g", "--out", "file"], 1, "file"),

@@ -183,6 +183,11 @@ def test_bad_input_is_named():
         ops.hamming_histogram(codes, codes, *[torch.zeros(2, dtype=torch.int32)] * 2)
     with pytest.raises(TypeError, match="packed already"):
         hashfast.pack(codes)
+    assert hashfast.pack(np.array([[np.nan, 1.0]])).tolist() == [[64]]
+    assert hashfast.pack(torch.tensor([[torch.nan, 1.0]])).tolist() == [[64]]
+    for values in (np.array([["a"]]), np.array([[None, 1]])):
+        with pytest.raises(TypeError, match=f"values are {values.dtype}; expected floats, bools"):
+            hashfast.pack(values)
     with pytest.raises(TypeError, match="packed codes are uint8"):
         hashfast.unpack(codes.float())
     with pytest.raises(ValueError, match="70 bits do not fit"):

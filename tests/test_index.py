@@ -117,7 +117,7 @@ def test_removing_is_all_or_nothing(ids):
         ([1.5], TypeError, "ids is float64; expected integers"),
         (["5"], TypeError, "ids is <U1; expected integers"),
         ([[5]], ValueError, r"ids has shape \(1, 1\); expected a list of ids"),
-        (5, ValueError, r"ids has shape \(\); expected a list of ids"),
+        (5, TypeError, "ids has type int; expected a list or array of ids"),
         (np.array([5, 2**63], np.uint64), ValueError, "ids go up to 9223372036854775808"),
     ]:
         with pytest.raises(error, match=message):

@@ -268,3 +268,11 @@ def test_saving_keeps_permissions_and_links(tmp_path):
     assert len(load_index(path)) == 1
     with pytest.raises(FileNotFoundError, match=r"the folder .*none does not exist"):
         index_of(CODES).save(tmp_path / "none" / "codes.idx")
+
+
+def test_a_folder(tmp_path):
+    for mmap in (False, True):
+        with pytest.raises(
+            IsADirectoryError, match=r"is a folder; .*Gallery\.load reads galleries"
+        ):
+            load_index(tmp_path, mmap=mmap)

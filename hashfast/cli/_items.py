@@ -1,5 +1,6 @@
 """How items of a gallery are shown to people."""
 
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,11 @@ def label_text(gallery: "Gallery", row: int) -> str:
     if shown is None:
         return ""
     return ", ".join(map(str, shown)) if isinstance(shown, list) else str(shown)
+
+
+def path_of(item: str) -> str | None:
+    """Where an item lies, or would lie; None for a mere row number, which any gallery may have."""
+    return None if item.isdecimal() else os.path.abspath(item)
 
 
 def printable(text: str) -> str:

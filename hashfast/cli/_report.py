@@ -5,6 +5,7 @@ import html
 import io
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +13,10 @@ from typing import Any, NamedTuple
 
 CSV_FILE, HTML_FILE = "duplicates.csv", "report.html"
 MAX_GROUPS, MAX_PICTURES = 100, 12  # of report.html: groups, and pictures of each
-_HEADER = ("group", "item", "distance", "representative", "label", "gallery")
+_HEADER = (
+    *("group", "item", "distance", "representative", "label", "gallery"),
+    *("width", "height", "bytes"),
+)
 _MARK = '<meta name="generator" content="hashfast dedup">'
 _SIDE = 160  # pixels of a thumbnail
 
@@ -68,9 +72,26 @@ def _csv_header() -> bytes:
 
 
 def _csv_rows(groups: list[Group]) -> Iterator[tuple]:
-    for number, group in enumerate(groups, 1):
+    from tqdm import tqdm
+
+    for number, group in enumerate(tqdm(groups, unit="group", desc="sizes"), 1):
         for place, (item, distance, label, gallery) in enumerate(group):
-            yield number, item, distance, "no" if place else "yes", label, gallery
+            first = "no" if place else "yes"
+            yield number, item, distance, first, label, gallery, *_measures(item)
+
+
+def _measures(item: str) -> tuple[int | str, int | str, int | str]:
+    """Width, height and bytes by the file's header; empty where there is no picture or no file."""
+    from PIL import Image
+
+    if not os.path.isfile(item):
+        return "", "", ""
+    size = os.path.getsize(item)
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(item) as image:
+            return *image.size, size
+    except Exception:  # decoders raise nearly any type on a damaged file
+        return "", "", size
 
 
 def _page(title: str, facts: dict[str, Any], groups: list[Group]) -> Iterator[str]:

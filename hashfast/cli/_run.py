@@ -157,15 +157,24 @@ def _words(value: Any, kind: Any) -> list[str]:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """Aligned text columns; numbers (right of the first column) are right-aligned."""
+    """Aligned text columns; those of numbers are right-aligned."""
     cells = [header, *rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    columns = list(zip(*cells, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    marks = [">" if all(map(_is_number, column[1:])) else "<" for column in columns]
     lines = [
         "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            f"{cell:{mark}{width}}" for cell, mark, width in zip(row, marks, widths, strict=True)
         ).rstrip()
         for row in cells
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

@@ -1,5 +1,6 @@
 import math
 import os
+import stat
 import time
 import warnings
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 import tyro
 
 from hashfast.cli._galleries import check_comparable
-from hashfast.cli._items import label_text, printable
+from hashfast.cli._items import label_text, path_of, printable
 from hashfast.cli._report import CSV_FILE, HTML_FILE, Picture, check_folder, write_report
 from hashfast.cli._run import Output
 
@@ -23,8 +24,8 @@ class Rows(NamedTuple):
     """Pictures of several galleries, each once.
 
     codes uint8 [n, B]; the number of each one's gallery [n] and its row there [n]; `old` is how
-    many come first because they are of older galleries, `known` how many of the last gallery are
-    left out because they stand before.
+    many come first because they are of older galleries. Left out are `known` ones of the last
+    gallery, which stand before, and `links` to files that another item names.
     """
 
     codes: np.ndarray
@@ -32,6 +33,7 @@ class Rows(NamedTuple):
     rows: np.ndarray
     old: int
     known: int
+    links: int
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,17 @@ class Command:
         self._check(galleries)
         bits = galleries[-1].index.d
         radius = bits // 16 if self.radius is None else self.radius
+        if radius > bits:
+            raise ValueError(
+                f"radius is {radius} and the codes of {self.gallery} have {bits} bits; expected at "
+                "most that"
+            )
         rows = _rows(galleries)
         _warn_of_chance(len(rows.codes), rows.old, bits, radius)
         start = time.perf_counter()
         found = near_duplicates(rows.codes, radius, first_new=rows.old, progress=True)
         seconds = time.perf_counter() - start
+        _warn_of_a_giant(len(rows.codes), int(np.diff(found.limits).max(initial=0)))
 
         def picture(row: int, distance: int) -> Picture:
             number, at = rows.galleries[row], rows.rows[row]
@@ -88,6 +96,7 @@ class Command:
             "pictures": len(rows.codes) - rows.old,
             "old pictures": rows.old,
             "known already": rows.known,
+            "links left out": rows.links,
             "distinct codes": found.distinct,
             "groups": len(groups),
             "pictures in groups": len(pictures),
@@ -123,33 +132,58 @@ def _rows(galleries: "list[Gallery]") -> Rows:
     codes = np.concatenate([gallery.index.codes for gallery in galleries])
     numbers = np.repeat(np.arange(len(sizes)), sizes)
     rows = np.concatenate([np.arange(size) for size in sizes])
-    kept = _once([item for gallery in galleries for item in gallery.items], codes)
+    kept, links = _once([item for gallery in galleries for item in gallery.items], codes)
     is_old = numbers < len(sizes) - 1
-    old, known = int((kept & is_old).sum()), int((~kept & ~is_old).sum())
-    return Rows(codes[kept], numbers[kept], rows[kept], old, known)
+    old, known = int((kept & is_old).sum()), int((~kept & ~links & ~is_old).sum())
+    return Rows(codes[kept], numbers[kept], rows[kept], old, known, int(links.sum()))
 
 
-def _once(items: list[str], codes: np.ndarray) -> np.ndarray:
+def _once(items: list[str], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which rows to keep, bool [n], so that no picture is called a duplicate of itself.
 
-    Of rows with the same name and code the first. Of a file whose code has changed the last: the
-    picture of the older code is no more. Names that are mere row numbers tell nothing.
+    Of rows with the same file, or name, and code the first. Of a file whose code has changed the
+    last: the picture of the older code is no more. Also which of the rows left out, bool [n], are
+    links: other names, symbolic or hard links, of a file that is kept.
     """
-    kept = np.ones(len(items), bool)
-    seen: dict[str, int] = {}
+    kept, links = np.ones(len(items), bool), np.zeros(len(items), bool)
+    seen: dict[tuple[int, int] | str, int] = {}
     for row, item in enumerate(items):
-        if item.isdecimal():
+        path = path_of(item)
+        if path is None:
             continue
-        path = os.path.abspath(item)
-        before = seen.setdefault(path, row)
+        file = _identity(path)
+        before = seen.setdefault(file or path, row)
         if before == row:
             continue
-        if codes[row].tobytes() == codes[before].tobytes():
-            kept[row] = False
-        elif os.path.isfile(path):
-            kept[before] = False
-            seen[path] = row
-    return kept
+        same = codes[row].tobytes() == codes[before].tobytes()
+        if not same and file is None:
+            continue
+        left_out = row if same else before
+        kept[left_out] = False
+        links[left_out] = path != path_of(items[before])
+        if not same:
+            seen[file or path] = row
+    return kept, links
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """What all names of a file on disk share; None where there is no file."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # a name may hold what no path can
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+
+def _warn_of_a_giant(n: int, largest: int) -> None:
+    """Say so when one group holds most pictures: the codes tell classes then, not copies."""
+    if n >= 20 and largest > n / 2:
+        warnings.warn(
+            f"one group holds {largest} of {n} pictures: a model trained on labels gives all "
+            "pictures of a class nearly one code; encode with a model whose head is itq or random, "
+            "or choose a smaller --radius",
+            stacklevel=1,
+        )
 
 
 def _warn_of_chance(n: int, old: int, bits: int, radius: int) -> None:

@@ -18,6 +18,10 @@ SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif",
     ".tiff", ".webp",
 )  # fmt: skip
+WITHOUT_CLASSES = (
+    "Pictures without classes cannot be trained on or evaluated; to encode and search them, fit a "
+    'HashModel with head="itq" or "random" by hashfast.hashing.fit_projection'
+)
 
 
 class FileDataset(ImageDataset):
@@ -72,9 +76,8 @@ class FileDataset(ImageDataset):
         if not folders:
             raise FileNotFoundError(
                 f"no class folders in {root}: looked for <class>/ with pictures "
-                f"({_suffixes()}) inside. Put the pictures of each class in a folder of its own; "
-                "pictures without classes can be encoded and searched, not trained or evaluated "
-                "with labels"
+                f"({_suffixes()}) inside. Put the pictures of each class in a folder of its own. "
+                f"{WITHOUT_CLASSES}"
             )
         files = [os.path.join(name, file) for name in folders for file in folders[name]]
         labels = np.repeat(np.arange(len(folders)), [len(files) for files in folders.values()])

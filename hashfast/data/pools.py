@@ -13,7 +13,7 @@ import numpy as np
 
 from hashfast._inputs import check_labels
 from hashfast.data.arrays import ArrayDataset
-from hashfast.data.files import FileDataset
+from hashfast.data.files import WITHOUT_CLASSES, FileDataset
 
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_CLASSES = (
@@ -115,7 +115,7 @@ def folder(root: str | os.PathLike | None, image_size: int | None) -> Pool:
     if len(dataset.class_names) < 2:
         raise ValueError(
             f"{root} has one class folder, {dataset.class_names[0]}; a split by class needs at "
-            "least two. Pictures without classes suit the unsupervised methods"
+            f"least two. {WITHOUT_CLASSES}"
         )
     return Pool(dataset, dataset.class_names)
 

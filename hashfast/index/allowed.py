@@ -1,15 +1,15 @@
 """Which rows a search may return: every accepted form as the bitmap the operations take."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 import numpy as np
 import torch
 
 from hashfast import ops
 from hashfast._inputs import Array, to_tensor
-from hashfast.index.ids import Found, as_ids
+from hashfast.index.ids import Found, as_ids, listed
 
-Allowed = Array | Sequence[int]
+Allowed = Array | Sequence[int] | Set[int]
 
 
 def as_bitmap(
@@ -18,8 +18,8 @@ def as_bitmap(
     """Turn `allowed` into a bitmap of n rows, uint8 [ceil(n / 8)] on `device`; None for all rows.
 
     Args:
-        allowed: bool [n]; integer ids [m], in any order and with repetitions; or uint8
-            [ceil(n / 8)], what `hashfast.pack` makes of bool [n], which is passed on as it is.
+        allowed: bool [n]; integer ids [m], in any order and with repetitions, or a set of them;
+            or uint8 [ceil(n / 8)], what `hashfast.pack` makes of bool [n], passed on as it is.
         n: rows searched.
         find: finds the rows of ids.
         device: where the search runs.
@@ -30,6 +30,7 @@ def as_bitmap(
     """
     if allowed is None:
         return None
+    allowed = listed(allowed)
     mask = allowed if isinstance(allowed, Array) else np.asarray(allowed)
     if mask.dtype in (torch.uint8, np.uint8):
         _check_shape(
@@ -41,7 +42,7 @@ def as_bitmap(
     if mask.dtype in (torch.bool, np.bool_):
         _check_shape(mask, n, "one flag for each code, or a list of ids")
         return to_tensor(ops.pack(mask)).to(device)
-    ids = as_ids(allowed, "allowed")
+    ids = as_ids(allowed, "allowed", "a list or array of ids, or a mask")
     rows, last = find(ids)
     if (last < 0).any():
         raise ValueError(

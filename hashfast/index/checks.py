@@ -1,14 +1,19 @@
 """Numbers a search is asked for, and results in the form the query came in."""
 
 import operator
+import re
 import warnings
 
 import torch
 
+from hashfast import ops
 from hashfast._inputs import Array
 
 NO_DISTANCE = 2**31 - 1
 NO_ID = -1
+_MAX_K = 2**31 - 1
+_NO_MEMORY = re.compile("allocate|out of memory|bad_alloc")  # torch: a RuntimeError
+_RESULT_BYTES = 12  # a distance int32 and an id int64
 
 
 def like(original: Array, *results: torch.Tensor) -> tuple[Array, ...]:
@@ -18,15 +23,45 @@ def like(original: Array, *results: torch.Tensor) -> tuple[Array, ...]:
     return tuple(result.cpu().numpy() for result in results)
 
 
-def as_integer(value: int, name: str, least: int) -> int:
-    """Check a whole number of at least `least`: TypeError or ValueError otherwise."""
+def as_integer(value: int, name: str, least: int, most: int | None = None) -> int:
+    """Check a whole number of at least `least`, at most `most`: TypeError or ValueError if not."""
     try:
         integer = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} is {value!r}; expected an integer") from None
     if integer < least:
         raise ValueError(f"{name} is {integer}; expected at least {least}")
+    if most is not None and integer > most:
+        raise ValueError(f"{name} is {integer}; expected at most {most}")
     return integer
+
+
+def check_k(k: int, n: int) -> int:
+    """Check the neighbours asked for of n codes: TypeError or ValueError unless 1 to 2**31 - 1."""
+    k = as_integer(k, "k", 1)
+    if k > _MAX_K:
+        raise ValueError(
+            f"k is {k}; expected at most {_MAX_K}. There are n = {n} codes to search: no k beyond "
+            "that finds more"
+        )
+    return k
+
+
+def topk(
+    query: torch.Tensor, database: torch.Tensor, k: int, allowed: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """ops.hamming_topk, which raises MemoryError with the sizes when the results do not fit."""
+    try:
+        return ops.hamming_topk(query, database, k, allowed)
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+            raise
+        q = len(query)
+        raise MemoryError(
+            f"no memory to search {len(database)} codes for k = {k} neighbours of {q} queries, "
+            f"whose results alone take {_RESULT_BYTES * q * k} bytes: lower k or search for fewer "
+            "queries at once"
+        ) from error
 
 
 def check_radius(radius: int, code_size: int, strict: bool = False) -> int:

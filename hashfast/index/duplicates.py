@@ -10,6 +10,7 @@ from hashfast._inputs import Array, as_codes
 from hashfast.index.checks import as_integer, check_radius
 from hashfast.index.pairs import pairs
 
+_ROWS = 1 << 13  # codes searched between two steps of the bar: a second for tens of millions
 _ONES = np.array([byte.bit_count() for byte in range(256)], np.uint8)
 
 
@@ -101,17 +102,24 @@ def _distinct(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _links(
     codes: np.ndarray, radius: int, is_new: np.ndarray, progress: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Blocks of pairs of codes within the radius, of which at least one is new."""
-    new, old = np.flatnonzero(is_new), np.flatnonzero(~is_new)
-    searches = [(new, None)] if len(old) == 0 else [(new, None), (old, codes[old])]
-    total = len(new) * len(searches)
-    with tqdm(total=total, unit="code", desc="search", disable=not progress) as bar:
-        for number, (others, database) in enumerate(searches, 1):
-            done = (number - 1) * len(new)
-            for i, j, _ in pairs(codes[new], radius, database=database):
-                bar.update(max(0, done + int(i[-1]) + 1 - bar.n))
-                yield new[i], others[j]
-            bar.update(number * len(new) - bar.n)
+    """Blocks of pairs of codes within the radius, of which at least one is new.
+
+    Some new codes at a time, with one another and with all that come after them: the bar advances
+    whether or not there are pairs.
+    """
+    order = np.argsort(~is_new, kind="stable")  # new codes first
+    codes, n, new = codes[order], len(order), int(is_new.sum())
+    total = new * (new - 1) // 2 + new * (n - new)
+    with tqdm(total=total, unit="pair", unit_scale=True, disable=not progress) as bar:
+        for start in range(0, new, _ROWS):
+            end = min(start + _ROWS, new)
+            some, later = codes[start:end], codes[end:]
+            for i, j, _ in pairs(some, radius):
+                yield order[start + i], order[start + j]
+            for i, j, _ in pairs(some, radius, database=later):
+                yield order[start + i], order[end + j]
+            size = end - start
+            bar.update(size * (size - 1) // 2 + size * len(later))
 
 
 def _join(parents: np.ndarray, one: np.ndarray, other: np.ndarray) -> None:

@@ -2,7 +2,7 @@
 
 import operator
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -10,11 +10,12 @@ import torch
 
 from hashfast import ops
 from hashfast._files import atomic_write
-from hashfast._inputs import Array, as_codes, to_tensor
+from hashfast._inputs import MAX_CODE_BYTES, Array, as_codes
 from hashfast.index.allowed import Allowed, as_bitmap
-from hashfast.index.checks import NO_ID, as_integer, check_radius, like, warn_if_padded
-from hashfast.index.ids import Found, as_ids, find_ids, find_row_numbers
-from hashfast.index.io import ID_SIZE, FlatFile, read_flat, write_flat
+from hashfast.index.checks import as_integer, check_k, check_radius, like, topk, warn_if_padded
+from hashfast.index.held import Held, id_bytes
+from hashfast.index.ids import as_ids, listed
+from hashfast.index.io import FlatFile, read_flat, write_flat
 from hashfast.index.pairs import pairs
 from hashfast.index.with_faiss import copy_from_faiss, copy_to_faiss
 
@@ -24,6 +25,12 @@ class IndexBinaryFlat:
 
     Codes are uint8 [n, ceil(bits / 8)] as `hashfast.pack` makes them (bit order of np.packbits and
     faiss, padding bits zero), numpy or torch. A code added without an id has its row as id.
+    range_search includes the radius, unlike faiss's.
+
+    Any number of threads may read while one adds or removes; each call sees the codes of one
+    moment. A process forked after a search on several threads hangs when it searches, as with torch
+    and faiss (OpenMP): start processes by spawn, or call torch.set_num_threads(1) in the child
+    first.
 
     Attributes:
         d: bits per code.
@@ -34,21 +41,26 @@ class IndexBinaryFlat:
     """
 
     is_trained = True
-    ntotal: int
-    _codes: torch.Tensor  # uint8 [capacity, code_size]
-    _ids: torch.Tensor | None  # their bytes, uint8 [capacity, 8]: in a mapped file not aligned
+    _held: Held  # readers take it once, writers replace it whole
 
     def __init__(self, bits: int, device: str | torch.device = "cpu") -> None:
         """Make an empty index.
 
         Args:
-            bits: bits per code, at least 1; need not be a multiple of 8.
+            bits: bits per code, 1 to 65,528; need not be a multiple of 8.
             device: where to keep the codes.
+
+        Raises:
+            TypeError, ValueError: bits is not such a number.
         """
-        self.d = as_integer(bits, "bits", 1)
+        self.d = as_integer(bits, "bits", 1, 8 * MAX_CODE_BYTES)
         self.code_size = (self.d + 7) // 8
         self.device = torch.device(device)
         self.reset()
+
+    @property
+    def ntotal(self) -> int:
+        return self._held.n
 
     def __len__(self) -> int:
         return self.ntotal
@@ -62,18 +74,12 @@ class IndexBinaryFlat:
 
         A read-only numpy view of an index on the CPU; a tensor for one on another device.
         """
-        if self.device.type != "cpu":
-            return self._held
-        view = self._held.numpy()
-        view.flags.writeable = False
-        return view
+        return self._as_held(self._held.codes)
 
     @property
     def ids(self) -> np.ndarray:
         """The ids in row order, int64 [ntotal]: those given, or row numbers; a copy."""
-        if self._ids is None:
-            return np.arange(self.ntotal, dtype=np.int64)
-        return self._ids[: self.ntotal].cpu().numpy().copy().view(np.int64).reshape(-1)
+        return self._held.ids()
 
     def add(self, codes: Array) -> None:
         """Append codes uint8 [n, code_size]; their ids are the next row numbers.
@@ -85,9 +91,10 @@ class IndexBinaryFlat:
             TypeError, ValueError: not packed codes of this index's width.
             ValueError: the index holds codes added with ids.
         """
-        if self.ntotal and self._ids is not None:
+        held = self._held
+        if held.n and held.id_room is not None:
             raise ValueError("this index holds ids given with its codes: use add_with_ids")
-        self._append(self._checked(codes, "codes"), None)
+        self._held = held.more(self._checked(codes, "codes"), None)
 
     def add_with_ids(self, codes: Array, ids: Array | Sequence[int]) -> None:
         """Append codes uint8 [n, code_size] under the given ids, integers [n].
@@ -98,24 +105,26 @@ class IndexBinaryFlat:
             TypeError, ValueError: not packed codes of this index's width, or not n integer ids.
             ValueError: the index holds codes that were added without ids.
         """
-        if self.ntotal and self._ids is None:
+        held = self._held
+        if held.n and held.id_room is None:
             raise ValueError(
-                f"this index numbers its {self.ntotal} codes itself: use add, "
+                f"this index numbers its {held.n} codes itself: use add, "
                 "or start a new index with add_with_ids"
             )
         rows = self._checked(codes, "codes")
-        self._append(rows, _id_bytes(ids, len(rows)))
+        self._held = held.more(rows, id_bytes(ids, len(rows)))
 
     def search(self, query: Array, k: int, allowed: Allowed | None = None) -> tuple[Array, Array]:
         """Find the k nearest codes of every query, exactly.
 
         Args:
             query: uint8 [q, code_size], numpy or torch; moved to the index's device if elsewhere.
-            k: neighbours per query, at least 1.
-            allowed: the codes that may be found, numpy or torch: ids, integers [m] (a repeated id
-                allows all its codes); a bool mask of rows [ntotal]; or uint8 [ceil(ntotal / 8)],
-                the bitmap that `hashfast.pack` makes of a mask (ready for use, so worth keeping:
-                hashfast.pack(np.isin(index.ids, ids))). Default: all.
+            k: neighbours per query, 1 to 2**31 - 1; results take 12 bytes each.
+            allowed: the codes that may be found: ids, integers [m] or a set (a repeated id allows
+                all its codes); a bool mask of rows [ntotal]; or uint8 [ceil(ntotal / 8)], the
+                bitmap that `hashfast.pack` makes of a mask (ready for use, so worth keeping:
+                hashfast.pack(np.isin(index.ids, ids)); make it anew after `add` or `remove_ids`).
+                Default: all.
 
         Returns:
             distances int32 [q, k] in bits and ids int64 [q, k], sorted by distance, equal
@@ -126,13 +135,14 @@ class IndexBinaryFlat:
         Raises:
             TypeError, ValueError: a query that is not packed codes of this width, a bad k,
                 `allowed` of another form, or with an id that the index does not hold.
+            MemoryError: there is no room for the results.
         """
-        queries, k = self._checked(query, "query"), as_integer(k, "k", 1)
-        distances, rows = ops.hamming_topk(
-            queries.to(self.device), self._held, k, self._bitmap(allowed)
-        )
-        found, ids = like(query, distances, self._ids_of(rows))
-        warn_if_padded(rows, self.ntotal, filtered=allowed is not None)
+        held, queries = self._held, self._checked(query, "query")
+        k = check_k(k, held.n)
+        bitmap = as_bitmap(allowed, held.n, held.find, self.device)
+        distances, rows = topk(queries.to(self.device), held.codes, k, bitmap)
+        found, ids = like(query, distances, held.ids_of(rows))
+        warn_if_padded(rows, held.n, filtered=allowed is not None)
         return found, ids
 
     def range_search(
@@ -155,12 +165,13 @@ class IndexBinaryFlat:
             TypeError, ValueError: a query that is not packed codes of this width, a bad radius,
                 `allowed` of another form, or with an id that the index does not hold.
         """
-        queries = self._checked(query, "query")
+        held, queries = self._held, self._checked(query, "query")
         radius = check_radius(radius, self.code_size, strict)
+        bitmap = as_bitmap(allowed, held.n, held.find, self.device)
         limits, distances, rows = ops.hamming_range(
-            queries.to(self.device), self._held, radius, self._bitmap(allowed)
+            queries.to(self.device), held.codes, radius, bitmap
         )
-        bounds, found, ids = like(query, limits, distances, self._ids_of(rows))
+        bounds, found, ids = like(query, limits, distances, held.ids_of(rows))
         return bounds, found, ids
 
     def pairs(self, radius: int) -> Iterator[tuple[Array, Array, Array]]:
@@ -177,10 +188,12 @@ class IndexBinaryFlat:
         Raises:
             TypeError, ValueError: a bad radius.
         """
-        found = pairs(self.codes, radius)
-        if self._ids is None:
+        held = self._held
+        codes = self._as_held(held.codes)
+        found = pairs(codes, radius)
+        if held.id_room is None:
             return found
-        (ids,) = like(self.codes, torch.from_numpy(self.ids).to(self.device))
+        (ids,) = like(codes, torch.from_numpy(held.ids()).to(self.device))
         return ((ids[i], ids[j], distances) for i, j, distances in found)
 
     def reconstruct(self, id: int) -> Array:
@@ -203,17 +216,18 @@ class IndexBinaryFlat:
             IndexError: an id that the index does not hold.
             TypeError, ValueError: n is not an integer, or negative.
         """
-        first, n = operator.index(first), as_integer(n, "n", 0)
+        held, first = self._held, operator.index(first)
+        n = min(as_integer(n, "n", 0), held.n + 1)  # of more ids than codes one is missing
         is_int64 = -(2**63) <= first <= 2**63 - max(n, 1)
-        rows = self._find(first + np.arange(n)).last if is_int64 else np.array([-1])
+        rows = held.find(first + np.arange(n)).last if is_int64 else np.array([-1])
         if (rows < 0).any():
             missing = first + int(np.argmax(rows < 0))
-            raise IndexError(f"id {missing} is not in this index of {self.ntotal} codes")
-        (codes,) = like(self.codes, self._held[torch.from_numpy(rows).to(self.device)])
-        return codes
+            raise IndexError(f"id {missing} is not in this index of {held.n} codes")
+        codes = held.codes[torch.from_numpy(rows).to(self.device)]
+        return codes.numpy() if self.device.type == "cpu" else codes
 
-    def remove_ids(self, ids: Array | Sequence[int]) -> int:
-        """Remove the codes with these ids, integers [m]; returns how many there were.
+    def remove_ids(self, ids: Array | Sequence[int] | Set[int]) -> int:
+        """Remove the codes with these ids, integers [m] or a set; returns how many there were.
 
         The other codes keep their order, and an error leaves all as it was. As in faiss: ids that
         the index does not hold are ignored, a repeated id loses all its codes, and in an index that
@@ -223,20 +237,18 @@ class IndexBinaryFlat:
         Raises:
             TypeError, ValueError: not integers [m].
         """
-        kept = np.ones(self.ntotal, bool)
-        kept[self._find(as_ids(ids)).rows] = False
+        held = self._held
+        kept = np.ones(held.n, bool)
+        kept[held.find(as_ids(listed(ids))).rows] = False
         rows = torch.from_numpy(np.flatnonzero(kept)).to(self.device)
-        removed = self.ntotal - len(rows)
+        removed = held.n - len(rows)
         if removed:
-            left = None if self._ids is None else self._ids[rows]
-            self._codes, self._ids, self.ntotal = self._codes[rows], left, len(rows)
+            self._held = held.only(rows)
         return removed
 
     def reset(self) -> None:
         """Forget all codes and ids, and free their memory."""
-        self.ntotal = 0
-        self._codes = torch.empty(0, self.code_size, dtype=torch.uint8, device=self.device)
-        self._ids = None
+        self._held = Held.empty(self.code_size, self.device)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the index to a file that faiss reads too; an error leaves an older file whole.
@@ -249,7 +261,7 @@ class IndexBinaryFlat:
 
     def write(self, file: BinaryIO) -> None:
         """Write what `save` writes into a file that is open for it."""
-        write_flat(file, self._contents())
+        write_flat(file, self._held.contents(self.d))
 
     def to_faiss(self) -> Any:
         """Copy into a faiss.IndexBinaryFlat, or IndexBinaryIDMap if ids were given.
@@ -258,7 +270,7 @@ class IndexBinaryFlat:
             ImportError: faiss is not installed.
             ValueError: bits is not a multiple of 8, which faiss needs.
         """
-        return copy_to_faiss(self._contents())
+        return copy_to_faiss(self._held.contents(self.d))
 
     @classmethod
     def from_faiss(cls, index: Any) -> "IndexBinaryFlat":
@@ -272,49 +284,20 @@ class IndexBinaryFlat:
 
     @classmethod
     def _holding(cls, contents: FlatFile, device: str | torch.device = "cpu") -> "IndexBinaryFlat":
-        """Make an index of the given arrays themselves; `_append` never writes to them."""
+        """Make an index of the given arrays themselves."""
         index = cls(contents.bits, device)
-        index._codes = to_tensor(contents.codes).to(index.device)
-        if contents.ids is not None:
-            index._ids = to_tensor(contents.ids).to(index.device)
-        index.ntotal = len(contents.codes)
+        index._held = Held.of(contents, index.device)
         return index
 
-    def _contents(self) -> FlatFile:
-        ids = None if self._ids is None else self._ids[: self.ntotal].cpu().numpy()
-        return FlatFile(self.d, self._held.cpu().numpy(), ids)
+    def _as_held(self, codes: torch.Tensor) -> Array:
+        if self.device.type != "cpu":
+            return codes
+        view = codes.numpy()
+        view.flags.writeable = False
+        return view
 
     def _checked(self, codes: Array, name: str) -> torch.Tensor:
         return as_codes(codes, name, self.d, "this index holds")
-
-    def _append(self, codes: torch.Tensor, ids: torch.Tensor | None) -> None:
-        start, end = self.ntotal, self.ntotal + len(codes)
-        all_codes = _with_room(self._codes, start, end)
-        all_ids = None
-        if ids is not None:
-            held = self._codes.new_empty(0, ID_SIZE) if self._ids is None else self._ids
-            all_ids = _with_room(held, start, end)
-            all_ids[start:end] = ids
-        all_codes[start:end] = codes
-        self._codes, self._ids, self.ntotal = all_codes, all_ids, end
-
-    @property
-    def _held(self) -> torch.Tensor:
-        return self._codes[: self.ntotal]
-
-    def _bitmap(self, allowed: Allowed | None) -> torch.Tensor | None:
-        return as_bitmap(allowed, self.ntotal, self._find, self.device)
-
-    def _find(self, ids: np.ndarray) -> Found:
-        if self._ids is None:
-            return find_row_numbers(ids, self.ntotal)
-        return find_ids(ids, self.ids)
-
-    def _ids_of(self, rows: torch.Tensor) -> torch.Tensor:
-        if self._ids is None or not self.ntotal:
-            return rows
-        found = self._ids.index_select(0, rows.clamp(min=0).flatten()).view(torch.int64)
-        return torch.where(rows < 0, rows, found.view(rows.shape))
 
 
 def load_index(
@@ -334,23 +317,3 @@ def load_index(
         ValueError: the file is truncated, too long, or not such an index; says what was found.
     """
     return IndexBinaryFlat._holding(read_flat(path, mmap), device)
-
-
-def _with_room(rows: torch.Tensor, used: int, needed: int) -> torch.Tensor:
-    """Return rows with room for `needed`; growing by half keeps repeated adding linear."""
-    if needed <= len(rows):
-        return rows
-    capacity = max(needed, len(rows) + len(rows) // 2)
-    grown = rows.new_empty(capacity, rows.shape[1])
-    grown[:used] = rows[:used]
-    return grown
-
-
-def _id_bytes(ids: Array | Sequence[int], n: int) -> torch.Tensor:
-    """Check the ids of n codes and view them as bytes [n, 8]."""
-    array = as_ids(ids)
-    if len(array) != n:
-        raise ValueError(f"ids has shape {array.shape}; expected one id per code, ({n},)")
-    if (array == NO_ID).any():
-        raise ValueError(f"id {NO_ID} is taken: search returns it where there is no result")
-    return torch.from_numpy(array.view(np.uint8).reshape(n, ID_SIZE))

@@ -1,6 +1,6 @@
 """Ids of codes: what counts as one, and the rows they stand for."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +16,27 @@ class Found(NamedTuple):
     last: np.ndarray
 
 
-def as_ids(ids: Array | Sequence[int], name: str = "ids") -> np.ndarray:
-    """Integers [m] as int64: TypeError for another dtype, ValueError for another shape or size."""
+def listed(ids: Array | Sequence[int] | Set[int]) -> Array | Sequence[int]:
+    """A set as a list, for arguments in which the order of ids does not count."""
+    return list(ids) if isinstance(ids, Set) else ids
+
+
+def as_ids(
+    ids: Array | Sequence[int], name: str = "ids", forms: str = "a list or array of ids"
+) -> np.ndarray:
+    """Integers [m] as int64: TypeError for another dtype, ValueError for another shape or size.
+
+    `forms` says in messages what is expected.
+    """
     array = ids.detach().cpu().numpy() if isinstance(ids, torch.Tensor) else np.asarray(ids)
+    if array.ndim == 0 and not isinstance(ids, Array):
+        raise TypeError(f"{name} has type {type(ids).__name__}; expected {forms}")
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}; expected a list of ids, [m]")
     if array.size and array.dtype.kind not in "iu":
+        beyond = [id for id in ids if isinstance(id, int) and not -(2**63) <= id < 2**63]
+        if beyond:
+            raise ValueError(f"{name} has {beyond[0]}; expected int64, -2**63 to 2**63 - 1")
         raise TypeError(f"{name} is {array.dtype}; expected integers")
     wide = array.astype(np.int64)
     if array.dtype.kind == "u" and (wide < 0).any():

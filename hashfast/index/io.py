@@ -68,8 +68,14 @@ def read_flat(path: str | os.PathLike, mmap: bool = False) -> FlatFile:
             at any byte, and the file must not be cut short while they are in use.
 
     Raises:
+        IsADirectoryError: the path is a folder.
         ValueError: the file is truncated, too long, foreign, or contradicts itself.
     """
+    if os.path.isdir(path):
+        raise IsADirectoryError(
+            f"{path} is a folder; expected an index file. hashfast.index.Gallery.load reads "
+            "galleries, which are folders"
+        )
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         try:

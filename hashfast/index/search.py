@@ -5,7 +5,7 @@ from functools import partial
 from hashfast import ops
 from hashfast._inputs import Array, as_codes
 from hashfast.index.allowed import Allowed, as_bitmap
-from hashfast.index.checks import as_integer, check_radius, like, warn_if_padded
+from hashfast.index.checks import check_k, check_radius, like, topk, warn_if_padded
 from hashfast.index.ids import find_row_numbers
 
 
@@ -21,9 +21,9 @@ def search(
     Args:
         query: uint8 [q, bytes per code], numpy or torch.
         database: uint8 [n, bytes per code], numpy or torch.
-        k: neighbours per query, at least 1.
-        allowed: the rows that may be found, numpy or torch: a bool mask [n], integer row numbers
-            [m], or uint8 [ceil(n / 8)], the bitmap that `hashfast.pack` makes of a bool mask
+        k: neighbours per query, 1 to 2**31 - 1; results take 12 bytes each.
+        allowed: the rows that may be found: a bool mask [n], integer row numbers [m] or a set of
+            them, or uint8 [ceil(n / 8)], the bitmap that `hashfast.pack` makes of a bool mask
             (ready for use, so worth keeping for many searches). Default: all.
 
     Returns:
@@ -34,13 +34,15 @@ def search(
 
     Raises:
         TypeError: codes that are not uint8 arrays, k not an integer, or another dtype of `allowed`.
-        ValueError: codes not two-dimensional or of different widths, k < 1, or `allowed` of another
-            shape or with a row that the database does not have.
+        ValueError: codes not two-dimensional or of different widths, k out of range, or `allowed`
+            of another shape or with a row that the database does not have.
+        MemoryError: there is no room for the results.
     """
     queries, codes = as_codes(query, "query"), as_codes(database, "database")
-    k, n = as_integer(k, "k", 1), len(codes)
+    n = len(codes)
+    k = check_k(k, n)
     bitmap = as_bitmap(allowed, n, partial(find_row_numbers, n=n), codes.device)
-    found = ops.hamming_topk(queries.to(codes.device), codes, k, bitmap)
+    found = topk(queries.to(codes.device), codes, k, bitmap)
     distances, ids = like(query, *found)
     warn_if_padded(found[1], n, filtered=allowed is not None)
     return distances, ids

@@ -21,7 +21,8 @@ def pack(values):
     The order is that of `np.packbits` (first value in the highest bit), as faiss and
     sentence-transformers' `ubinary` use; missing bits of the last byte are 0. Accepts floating,
     boolean and signed integer values (raw outputs, +-1, 0/1), NumPy or PyTorch on any device, and
-    returns the same kind. Raises TypeError for uint8, which is what packed codes look like.
+    returns the same kind. NaN is not > 0 and packs to 0. Raises TypeError for uint8, which is what
+    packed codes look like, and for arrays of anything but numbers.
     """
     if not isinstance(values, Tensor):
         values = np.asarray(values)
@@ -30,6 +31,8 @@ def pack(values):
             "pack: values are uint8, the dtype of codes that are packed already; "
             "for 0/1 bytes pass values.astype(bool) or values.bool()"
         )
+    if not isinstance(values, Tensor) and values.dtype.kind in "OSUMm":
+        raise TypeError(f"pack: values are {values.dtype}; expected floats, bools or integers")
     bits = values > False  # as > 0, for which bool values would become int64 first
     if not isinstance(bits, Tensor):
         return np.packbits(bits, axis=-1)
