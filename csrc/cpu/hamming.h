@@ -8,7 +8,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
+#include <iterator>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "hamming_kernels.h"
@@ -76,8 +78,7 @@ struct Part {
   int64_t first, last;  // rows or queries
 };
 
-// Work cut for the threads: parts of the database first, because the parts of the queries each
-// slice the database anew.
+// Work cut for the threads, into parts of the database and of the queries.
 struct Plan {
   Plan(int64_t queries, int64_t rows);
   int64_t row_parts, query_parts;

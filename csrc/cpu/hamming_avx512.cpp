@@ -83,10 +83,9 @@ HASHFAST_INLINE __m512i words_of_rows(const uint8_t* codes, int64_t bytes, int64
     }
     default: break;
   }
-  const int64_t left = bytes - 8 * word;
-  alignas(64) uint64_t words[8] = {};
-  for (int64_t i = 0; i < 8; ++i)
-    std::memcpy(words + i, codes + i * bytes + 8 * word, left < 8 ? left : 8);
+  alignas(64) uint64_t words[8];
+  const uint8_t* const from = codes + 8 * word;
+  for (int64_t i = 0; i < 8; ++i) words[i] = load_word(from + i * bytes, bytes - 8 * word);
   return _mm512_load_si512(words);
 }
 
@@ -235,9 +234,9 @@ HASHFAST_INLINE void words_of_codes(const uint8_t* codes, V* out) {
   }
 }
 
-// Words of 64 bits, 0 if their number is not known at compile time, in lanes of Bytes. Lying says
+// Words of 64 bits, 0 if their number is not known at compile time, in lanes of Bytes. InPlace says
 // that the codes are read as they lie, and not as arrange left them.
-template <int64_t Bytes, int64_t Words, bool Lying, class Action>
+template <int64_t Bytes, int64_t Words, bool InPlace, class Action>
 struct Direct {
   using L = Lanes<Bytes>;
   static constexpr int64_t kRows = 64 / Bytes;           // a vector
@@ -246,7 +245,7 @@ struct Direct {
   template <int64_t Queries>
   static HASHFAST_INLINE void distances(const uint8_t* rows, const uint64_t* const* code,
                                         int64_t words, V* sums) {
-    if constexpr (Lying) {
+    if constexpr (InPlace) {
       V of_words[Words];
       words_of_codes<Words>(rows, of_words);
       for (int64_t q = 0; q < Queries; ++q) {
@@ -280,13 +279,13 @@ struct Direct {
     uint64_t hits;
     static_assert(sizeof(masks) == sizeof(hits));
     std::memcpy(&hits, masks, sizeof(hits));
-    add_group<Action, Lying ? Bytes * Words : 0>(block, search, first, hits);
+    add_group<Action, InPlace ? Bytes * Words : 0>(block, search, first, hits);
   }
 
   template <int64_t Queries>
   static HASHFAST_INLINE void scan(const Block& block, Search* searches, const uint8_t* upcoming) {
     const int64_t words = Words ? Words : Sliced::words_of(block.bytes);
-    const auto* rows = Lying ? block.codes : reinterpret_cast<const uint8_t*>(block.tables);
+    const auto* rows = InPlace ? block.codes : reinterpret_cast<const uint8_t*>(block.tables);
     V threshold[Queries];
     const uint64_t* code[Queries];
     for (int64_t q = 0; q < Queries; ++q) {
@@ -323,11 +322,11 @@ struct Direct {
   }
 };
 
-// Codes are arranged, the words of eight rows in eight lanes, when more than four queries read
-// them; other widths always, because their words must be padded.
-bool lie_well(int64_t bytes, int64_t queries) {
-  return bytes == 2 || bytes == 4 || bytes == 8 ||
-         (queries <= 4 && (bytes == 16 || bytes == 32 || bytes == 64));
+// Codes are arranged, the words of eight rows in eight lanes, when it pays for so many queries.
+bool in_place(int64_t bytes, int64_t queries) {
+  if (bytes == 2 || bytes == 4 || bytes == 8) return true;
+  if (bytes == 16 || bytes == 32 || bytes == 64) return queries <= 4;
+  return bytes > 8 && queries <= 2;
 }
 
 template <int64_t Words>
@@ -338,7 +337,7 @@ void arrange_words(const Block& block) {
 }
 
 void arrange(const Block& block, int64_t queries) {
-  if (lie_well(block.bytes, queries)) return;
+  if (in_place(block.bytes, queries)) return;
   switch (block.bytes) {
     case 16: return arrange_words<2>(block);
     case 32: return arrange_words<4>(block);
@@ -353,21 +352,23 @@ void arrange(const Block& block, int64_t queries) {
 
 template <class Action>
 void direct(const Block& block, Search* searches, int64_t n) {
-  const bool lying = lie_well(block.bytes, n);
+  const bool as_is = in_place(block.bytes, n);
   switch (block.bytes) {
     case 2: return Direct<2, 1, true, Action>::run(block, searches, n);
     case 4: return Direct<4, 1, true, Action>::run(block, searches, n);
     case 8: return Direct<8, 1, true, Action>::run(block, searches, n);
     case 16:
-      return lying ? Direct<8, 2, true, Action>::run(block, searches, n)
+      return as_is ? Direct<8, 2, true, Action>::run(block, searches, n)
                    : Direct<8, 2, false, Action>::run(block, searches, n);
     case 32:
-      return lying ? Direct<8, 4, true, Action>::run(block, searches, n)
+      return as_is ? Direct<8, 4, true, Action>::run(block, searches, n)
                    : Direct<8, 4, false, Action>::run(block, searches, n);
     case 64:
-      return lying ? Direct<8, 8, true, Action>::run(block, searches, n)
+      return as_is ? Direct<8, 8, true, Action>::run(block, searches, n)
                    : Direct<8, 8, false, Action>::run(block, searches, n);
-    default: return Direct<8, 0, false, Action>::run(block, searches, n);
+    default:
+      return as_is ? scan_scalar<Simd, Action>(block, searches, n)
+                   : Direct<8, 0, false, Action>::run(block, searches, n);
   }
 }
 

@@ -9,6 +9,9 @@ namespace {
 
 constexpr int64_t kLeastBlocks = 4;    // a part of fewer blocks is not worth a task
 constexpr int64_t kLeastQueries = 16;  // nor are fewer queries
+// Parts of the rows each find their own nearest codes, parts of the queries each slice all rows:
+// the first costs more in a small database, unless queries are few.
+constexpr int64_t kManyRows = int64_t{1} << 20, kManyQueries = 64;
 constexpr int64_t kAhead = 12 * 1024;  // bytes between a block and the one fetched meanwhile
 
 uint64_t reverse_bits_of_bytes(uint64_t word) {
@@ -33,8 +36,19 @@ const HammingKernels& hamming_kernels() {
 Plan::Plan(int64_t queries, int64_t rows) : queries_(queries), rows_(rows) {
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t blocks = (rows + hamming_kernels().lanes - 1) / hamming_kernels().lanes;
-  row_parts = std::clamp<int64_t>(blocks / kLeastBlocks, 1, threads);
-  query_parts = std::clamp<int64_t>(queries / kLeastQueries, 1, threads / row_parts);
+  const auto split_rows = [&](int64_t most) {
+    row_parts = std::clamp<int64_t>(blocks / kLeastBlocks, 1, most);
+  };
+  const auto split_queries = [&](int64_t least, int64_t most) {
+    query_parts = std::clamp<int64_t>(queries / least, 1, most);
+  };
+  if (rows < kManyRows) {
+    split_queries(kManyQueries, threads);
+    split_rows(threads / query_parts);
+  } else {
+    split_rows(threads);
+    split_queries(kLeastQueries, threads / row_parts);
+  }
 }
 
 Part Plan::rows(int64_t task) const {

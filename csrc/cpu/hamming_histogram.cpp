@@ -9,7 +9,7 @@
 namespace hashfast {
 namespace {
 
-constexpr int64_t kGroup = 1024;  // most queries whose histograms are held at once
+constexpr int64_t kGroupBins = int64_t{1} << 18;  // counters held at once, for each thread
 
 Tensor hamming_histogram(const Tensor& query, const Tensor& database,
                          const std::optional<Tensor>& query_labels,
@@ -31,8 +31,9 @@ Tensor hamming_histogram(const Tensor& query, const Tensor& database,
   Tensor out = torch::stable::new_zeros(query_rows, {queries.rows, bins}, ScalarType::Long);
   int64_t* const counts = out.mutable_data_ptr<int64_t>();
 
-  for (int64_t first = 0; first < queries.rows; first += kGroup) {
-    const int64_t group = std::min(kGroup, queries.rows - first);
+  const int64_t most = std::clamp<int64_t>(kGroupBins / bins, 16, 1024);
+  for (int64_t first = 0; first < queries.rows; first += most) {
+    const int64_t group = std::min(most, queries.rows - first);
     const Plan plan(group, codes.rows);
     std::vector<std::vector<int64_t>> partial(plan.tasks());
     torch::stable::parallel_for(0, plan.tasks(), 1, [&](int64_t begin, int64_t end) {
@@ -40,7 +41,7 @@ Tensor hamming_histogram(const Tensor& query, const Tensor& database,
         const Part mine = plan.queries(task);
         const Part part{first + mine.first, first + mine.last};
         partial[task].assign((part.last - part.first) * bins, 0);
-        Blocks blocks(codes, plan.rows(task), nullptr, hamming_kernels().slice,
+        Blocks blocks(codes, plan.rows(task), nullptr, hamming_kernels().slice_for_histogram,
                       part.last - part.first);
         if (ours)
           histogram(queries, part, blocks, ClassMasks(*ours, part, *theirs), partial[task].data());

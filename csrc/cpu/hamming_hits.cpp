@@ -126,10 +126,8 @@ std::vector<std::vector<int32_t>> find_hits(const Problem& problem) {
   }
   const int64_t held = std::min(problem.k + (problem.left_out != nullptr), n);
   nearest(problem.queries, problem.database, nullptr, held, [&](int64_t i, const Write& write) {
-    thread_local std::vector<int32_t> distances;
-    thread_local std::vector<int64_t> ids;
-    distances.resize(held);
-    ids.resize(held);
+    std::vector<int32_t> distances(held);
+    std::vector<int64_t> ids(held);
     write(distances.data(), ids.data());
     hits_of_nearest(problem, i, ids, ranks[i]);
   });

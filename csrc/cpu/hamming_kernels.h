@@ -43,10 +43,9 @@ struct Block {
 
 struct HammingKernels {
   int64_t lanes;  // codes a block
-  // 64-bit words of the tables of a block, of a query's record, and of its histogram.
+  // 64-bit words of the tables of a block, and of a query's record.
   int64_t (*table_words)(int64_t bytes);
   int64_t (*record_words)(int64_t bytes);
-  int64_t (*histogram_words)(int64_t bytes);
   void (*make_record)(const uint8_t* code, int64_t bytes, uint64_t* record);
   void (*set_threshold)(uint64_t* record, int64_t bytes, int64_t threshold);
   // Fills block.tables for `queries` queries to read.
@@ -55,13 +54,17 @@ struct HammingKernels {
   void (*find)(const Block& block, Search* searches, int64_t n);
   // Adds the number of the block's hits to each search's size, and touches nothing else.
   void (*count)(const Block& block, Search* searches, int64_t n);
-  // Adds the block's codes in `mask` to the histogram of one query; flush adds it to counts[bins]
-  // and clears it, at least once in kHistogramBlocks blocks.
+  // Adds the block's codes in `mask` to the histogram of one query, [histogram_words(bytes)]; flush
+  // adds it to counts[bins] and clears it, at least once in kHistogramBlocks blocks. Blocks are
+  // prepared by slice_for_histogram; histogram_cost is that of a code, where a hit kept costs 1.
   void (*histogram)(const Block& block, const uint8_t* code, const uint64_t* record,
                     const uint64_t* mask, uint64_t* histogram);
+  double (*histogram_cost)(int64_t bytes);
+  void (*slice_for_histogram)(const Block& block, int64_t queries);
+  int64_t (*histogram_words)(int64_t bytes);
   void (*flush)(uint64_t* histogram, int64_t bytes, int64_t* counts);
-  // find and count by another way, after arrange instead of slice; null where there is none. It is
-  // the faster one for so many queries and expected hits of a query in a block.
+  // find and count by another way, after arrange instead of slice: the faster one for so many
+  // queries and expected hits of a query in a block.
   struct Direct {
     bool (*is_faster)(int64_t bytes, int64_t queries, double hits);
     void (*arrange)(const Block& block, int64_t queries);

@@ -14,13 +14,7 @@ void transpose_planes(const uint8_t* codes, int64_t bytes, int64_t word, V* plan
   auto* out = reinterpret_cast<uint64_t*>(planes);
   for (int64_t lane = 0; lane < kWords; ++lane)
     for (int64_t i = 0; i < 64; ++i) {
-      uint64_t value = 0;
-      const uint8_t* from = codes + (64 * lane + i) * bytes + offset;
-      if (width == 8)
-        std::memcpy(&value, from, 8);
-      else
-        std::memcpy(&value, from, width);
-      std::memcpy(out + kWords * i + lane, &value, 8);
+      out[kWords * i + lane] = load_word(codes + (64 * lane + i) * bytes + offset, width);
     }
   uint64_t mask = 0xFFFFFFFFu;
   for (int step = 32; step; step >>= 1, mask ^= mask << step)

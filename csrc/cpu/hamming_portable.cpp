@@ -6,7 +6,7 @@ namespace {
 
 struct Simd : PlainSimd<uint64_t __attribute__((vector_size(16)))> {};
 
-// Without a popcount instruction it is slow from the first query on.
+// Without a popcount instruction it soon is the slower one.
 bool is_faster(int64_t, int64_t queries, double) { return queries <= 2; }
 
 void arrange(const Block&, int64_t) {}

@@ -10,8 +10,9 @@ namespace hashfast {
 // Rows spread over the database, eight at a time.
 class Sample {
  public:
-  // Codes that it pays to take when `wanted` of so many rows are searched for; 0 if none.
-  static int64_t best_size(int64_t rows, int64_t wanted, int64_t queries);
+  Sample(const Sample&) = delete;
+  // Codes that it pays to take when `wanted` of a database are searched for; 0 if none.
+  static int64_t best_size(const Codes& database, int64_t wanted, int64_t queries);
 
   Sample(const Codes& database, Bitmap allowed, int64_t size);
 
@@ -21,8 +22,9 @@ class Sample {
 
  private:
   int64_t rows_;  // of the database
-  int64_t bytes_;
-  std::vector<uint8_t> codes_, allowed_;
+  Codes codes_;   // the sample: what was taken, or all of the database
+  Bitmap allowed_;
+  std::vector<uint8_t> taken_, taken_allowed_;
 };
 
 }  // namespace hashfast

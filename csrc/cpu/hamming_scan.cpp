@@ -45,8 +45,9 @@ class Chains {
 
 bool is_direct(int64_t bytes, int64_t queries, int64_t rows, int64_t wanted) {
   const HammingKernels& kernels = hamming_kernels();
-  if (!kernels.direct.find) return false;
-  const double hits = wanted == kUnlimited ? 0 : 2.0 * wanted * kernels.lanes / rows;
+  // Twice as many hits as wanted are kept, because thresholds are estimates; about one in a block
+  // where nothing is known.
+  const double hits = wanted == kUnlimited ? 1 : 2.0 * wanted * kernels.lanes / rows;
   return kernels.direct.is_faster(bytes, queries, hits);
 }
 

@@ -1,5 +1,6 @@
 // Top-k and range search: hits are collected while the threshold falls, then placed by counting.
 #include <atomic>
+#include <cstring>
 #include <numeric>
 #include <utility>
 
@@ -9,7 +10,8 @@
 namespace hashfast {
 namespace {
 
-constexpr int64_t kRankAll = 8;  // k > n / kRankAll: rank every code
+constexpr int64_t kRankAll = 8;     // k > n / kRankAll: rank every code
+constexpr int64_t kFewAllowed = 8;  // fewer than n / kFewAllowed rows are searched on their own
 
 // Queries that read a block while it is prepared; in between, as many as keep the hits in cache.
 constexpr int64_t kLeastGroup = 64, kMostGroup = 1024;
@@ -23,6 +25,18 @@ std::vector<int64_t> numbers(int64_t first, int64_t n) {
 
 bool is_allowed(Bitmap allowed, int64_t row) {
   return !allowed || (allowed[row / 8] >> (7 - row % 8) & 1);
+}
+
+std::vector<int64_t> allowed_rows(Bitmap allowed, int64_t rows, int64_t number) {
+  std::vector<int64_t> out;
+  out.reserve(number);
+  for (int64_t row = 0; row < rows; ++row) {
+    if (row % 8 == 0 && !allowed[row / 8])
+      row += 7;  // none of these eight
+    else if (is_allowed(allowed, row))
+      out.push_back(row);
+  }
+  return out;
 }
 
 // Ranks every code of the database: for k that are a good part of it.
@@ -70,10 +84,26 @@ void nearest(const Codes& queries, const Codes& database, Bitmap allowed, int64_
              const std::function<void(int64_t, const Write&)>& receive) {
   const int64_t bins = queries.bins(), available = rows_allowed(allowed, database.rows);
   const int64_t found = std::min(k, available);
-  if (found > available / kRankAll || found == 0)
-    return rank_all(queries, database, allowed, found, receive);
+  if (found == 0) {
+    for (int64_t q = 0; q < queries.rows; ++q) receive(q, [](int32_t*, int64_t*) {});
+    return;
+  }
+  if (allowed && available <= database.rows / kFewAllowed) {
+    const std::vector<int64_t> rows = allowed_rows(allowed, database.rows, available);
+    std::vector<uint8_t> codes(available * database.bytes);
+    for (int64_t i = 0; i < available; ++i)
+      std::memcpy(codes.data() + i * database.bytes, database.row(rows[i]), database.bytes);
+    return nearest(queries, Codes(codes.data(), available, database.bytes), nullptr, found,
+                   [&](int64_t q, const Write& write) {
+                     receive(q, [&](int32_t* distances, int64_t* ids) {
+                       write(distances, ids);
+                       for (int64_t i = 0; i < found; ++i) ids[i] = rows[ids[i]];
+                     });
+                   });
+  }
+  if (found > available / kRankAll) return rank_all(queries, database, allowed, found, receive);
 
-  const int64_t size = Sample::best_size(database.rows, found, queries.rows);
+  const int64_t size = Sample::best_size(database, found, queries.rows);
   std::unique_ptr<Sample> sample;
   if (size) sample = std::make_unique<Sample>(database, allowed, size);
   const int64_t most = std::clamp(kGroupHits / (2 * found), kLeastGroup, kMostGroup);

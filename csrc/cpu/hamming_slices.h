@@ -17,6 +17,7 @@
 // number of ones in each 64-bit word of a to d to the 16-bit fields of sum, a's to the lowest.
 #pragma once
 
+#include <bit>
 #include <cstring>
 
 #include "cpu_level.h"
@@ -24,13 +25,31 @@
 
 namespace hashfast {
 
+static_assert(std::endian::native == std::endian::little, "words are read as little-endian bytes");
+
+template <int64_t Bytes>
+HASHFAST_INLINE uint64_t load_word(const uint8_t* p) {
+  uint64_t word = 0;
+  std::memcpy(&word, p, Bytes);
+  return word;
+}
+
+// The first 1 to 8 bytes of p. Not memcpy, which would be called for a number it does not know.
+HASHFAST_INLINE uint64_t load_word(const uint8_t* p, int64_t bytes) {
+  if (bytes >= 8) return load_word<8>(p);
+  if (bytes >= 4) return load_word<4>(p) | load_word<4>(p + bytes - 4) << (8 * (bytes - 4));
+  if (bytes >= 2) return load_word<2>(p) | load_word<2>(p + bytes - 2) << (8 * (bytes - 2));
+  return *p;
+}
+
 template <class Simd>
 struct Slices {
   using V = typename Simd::V;
   static constexpr int64_t kLanes = 8 * sizeof(V);
   static constexpr int64_t kVectorWords = sizeof(V) / 8;
   static constexpr int64_t kUnit = sizeof(V) / 8;  // selectors count in units of 8 bytes
-  static constexpr int kMostPlanes = 17;
+  // Planes of the widest codes: 2^16 bits are more than kMaxCodeBytes allows.
+  static constexpr int kMostPlanes = 16;
 
   // Planes of one 64-bit word of a code, N = 16, 32 or 64 of them in use. Adding three by three
   // until two are left takes N / 2 - 1 tables of 8 vectors; the two are tables of 2.
@@ -238,20 +257,14 @@ struct Slices {
 
   // --- hits --------------------------------------------------------------------------------------
 
-  static HASHFAST_INLINE uint64_t word_at(const uint8_t* p, int64_t bytes) {
-    uint64_t word = 0;
-    std::memcpy(&word, p, bytes);
-    return word;
-  }
-
   template <int64_t Bytes>
   static HASHFAST_INLINE int64_t distance(const uint8_t* a, const uint8_t* b, int64_t bytes) {
     const int64_t width = Bytes ? Bytes : bytes;
     int64_t sum = 0, at = 0;
     for (; at + 8 <= width; at += 8)
-      sum += __builtin_popcountll(word_at(a + at, 8) ^ word_at(b + at, 8));
+      sum += __builtin_popcountll(load_word<8>(a + at) ^ load_word<8>(b + at));
     if (at < width)
-      sum += __builtin_popcountll(word_at(a + at, width - at) ^ word_at(b + at, width - at));
+      sum += __builtin_popcountll(load_word(a + at, width - at) ^ load_word(b + at, width - at));
     return sum;
   }
 
@@ -324,8 +337,8 @@ struct Slices {
       case 64: return f.template operator()<64, 8, 64>();
       default: break;
     }
-    if (bytes == 1) return f.template operator()<16, 1, 0>();
-    if (bytes == 3) return f.template operator()<32, 1, 0>();
+    if (bytes == 1) return f.template operator()<16, 1, 1>();
+    if (bytes == 3) return f.template operator()<32, 1, 3>();
     if (bytes < 8) return f.template operator()<64, 1, 0>();
     return f.template operator()<64, 0, 0>();
   }
@@ -354,6 +367,18 @@ struct Slices {
   // codes are counted one by one.
   static bool sliced_histogram(int64_t bytes) {
     return Simd::kPopcount && (bytes <= 8 || bytes == 16 || bytes == 32 || bytes == 64);
+  }
+
+  static_assert(64 * kHistogramBlocks < 1 << 16);
+
+  static void slice_for_histogram(const Block& block, int64_t queries) {
+    if (sliced_histogram(block.bytes)) slice(block, queries);
+  }
+
+  // Counting a code, where keeping one as a hit costs 1.
+  static double histogram_cost(int64_t bytes) {
+    const double words = static_cast<double>(words_of(bytes));
+    return sliced_histogram(bytes) ? 0.01 * words : 0.1 + 0.06 * words;
   }
 
   static int64_t histogram_words(int64_t bytes) {
@@ -419,8 +444,9 @@ struct Slices {
   }
 
   static constexpr HammingKernels kernels(const HammingKernels::Direct& direct) {
-    return {kLanes, table_words, record_words, histogram_words, make_record, set_threshold,
-            slice,  find,        count,        histogram,       flush,       direct};
+    return {kLanes, table_words, record_words, make_record,    set_threshold,       slice,
+            find,   count,       histogram,    histogram_cost, slice_for_histogram, histogram_words,
+            flush,  direct};
   }
 };
 
