@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-EXTRAS := test,lint,plot,bench,train
+EXTRAS := test,lint,plot,bench,train,demo
 NATIVE := $(wildcard csrc/*.h csrc/*.cuh csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 LIBRARY := hashfast/_C.abi3.so
 
@@ -32,6 +32,7 @@ bench: build
 	$(BIN)/python benchmarks/bench_ops.py
 	$(BIN)/python benchmarks/bench_search.py
 	$(BIN)/python benchmarks/bench_metrics.py
+	$(BIN)/python benchmarks/bench_pairs.py
 	$(BIN)/python benchmarks/plot.py
 
 # The Fashion-MNIST files that the tests train on.

@@ -13,13 +13,6 @@ CpuLevel cpu_level();
 
 #if defined(__x86_64__)
 #define HASHFAST_X86 1
-#define HASHFAST_AVX2 "avx2,bmi,bmi2,popcnt"
-#define HASHFAST_AVX512                                                          \
-  HASHFAST_AVX2                                                                  \
-  ",avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512bitalg,avx512vbmi," \
-  "avx512vbmi2,gfni"
-#define HASHFAST_TARGET_AVX2 __attribute__((target(HASHFAST_AVX2)))
-#define HASHFAST_TARGET_AVX512 __attribute__((target(HASHFAST_AVX512)))
 #else
 #define HASHFAST_X86 0
 #endif

@@ -33,11 +33,6 @@ struct Codes {
 // Rows of a database that count: bit 7 - i % 8 of byte i / 8 (np.packbits); null means all.
 using Bitmap = const uint8_t*;
 
-// Distances of one query to n consecutive codes.
-using DistanceKernel = void (*)(const uint8_t* query, const uint8_t* codes, int64_t n,
-                                int64_t bytes, uint16_t* out);
-DistanceKernel distance_kernel(int64_t bytes);
-
 // Finds the k nearest codes of each query. receive(query, write) is called once for each, from any
 // thread; write(distances, ids) puts the min(k, codes that count) nearest there, by (distance, id).
 using Write = std::function<void(int32_t* distances, int64_t* ids)>;

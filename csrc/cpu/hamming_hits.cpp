@@ -43,7 +43,6 @@ class RankAll {
  public:
   explicit RankAll(const Problem& problem)
       : problem_(problem),
-        kernel_(distance_kernel(problem.queries.bytes)),
         distances_(problem.database.rows),
         is_hit_(problem.database.rows),
         positions_(kStretches * problem.queries.bins()),
@@ -52,8 +51,8 @@ class RankAll {
   void operator()(int64_t query, std::vector<int32_t>& ranks) {
     const Codes& database = problem_.database;
     const int64_t bins = problem_.queries.bins(), without = problem_.left_out_of(query);
-    kernel_(problem_.queries.row(query), database.data, database.rows, database.bytes,
-            distances_.data());
+    hamming_kernels().distances(problem_.queries.row(query), database.data, database.rows,
+                                database.bytes, distances_.data());
     problem_.ours.share(query, problem_.theirs, is_hit_.data());
     std::fill(positions_.begin(), positions_.end(), 0);
     for_rows([](int64_t, uint32_t& count) { ++count; });
@@ -106,7 +105,6 @@ class RankAll {
   }
 
   const Problem& problem_;
-  DistanceKernel kernel_;
   std::vector<uint16_t> distances_;
   std::vector<uint8_t> is_hit_;
   std::vector<uint32_t> positions_;

@@ -63,6 +63,9 @@ struct HammingKernels {
   void (*slice_for_histogram)(const Block& block, int64_t queries);
   int64_t (*histogram_words)(int64_t bytes);
   void (*flush)(uint64_t* histogram, int64_t bytes, int64_t* counts);
+  // Distances of one query to n consecutive codes.
+  void (*distances)(const uint8_t* code, const uint8_t* codes, int64_t n, int64_t bytes,
+                    uint16_t* out);
   // find and count by another way, after arrange instead of slice: the faster one for so many
   // queries and expected hits of a query in a block.
   struct Direct {

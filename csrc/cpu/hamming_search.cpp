@@ -42,12 +42,12 @@ std::vector<int64_t> allowed_rows(Bitmap allowed, int64_t rows, int64_t number) 
 // Ranks every code of the database: for k that are a good part of it.
 void rank_all(const Codes& queries, const Codes& database, Bitmap allowed, int64_t found,
               const std::function<void(int64_t, const Write&)>& receive) {
-  const DistanceKernel kernel = distance_kernel(queries.bytes);
   torch::stable::parallel_for(0, queries.rows, 1, [&](int64_t begin, int64_t end) {
     std::vector<uint16_t> of_rows(database.rows);
     std::vector<int64_t> positions(queries.bins());
     for (int64_t q = begin; q < end; ++q) {
-      kernel(queries.row(q), database.data, database.rows, database.bytes, of_rows.data());
+      hamming_kernels().distances(queries.row(q), database.data, database.rows, database.bytes,
+                                  of_rows.data());
       std::fill(positions.begin(), positions.end(), 0);
       for (int64_t row = 0; row < database.rows; ++row)
         positions[of_rows[row]] += is_allowed(allowed, row);

@@ -268,6 +268,16 @@ struct Slices {
     return sum;
   }
 
+  // Distances of one query to n consecutive codes.
+  static void distances(const uint8_t* code, const uint8_t* codes, int64_t n, int64_t bytes,
+                        uint16_t* out) {
+    for_width(bytes, [&]<int64_t N, int64_t Words, int64_t Bytes>() {
+      const int64_t width = Bytes ? Bytes : bytes;
+      for (int64_t i = 0; i < n; ++i)
+        out[i] = static_cast<uint16_t>(distance<Bytes>(code, codes + i * width, width));
+    });
+  }
+
   // Adds n rows of the block, which are within the threshold. Distances are computed again: few
   // codes are hits, and for all the others the kernels find out less than that.
   template <int64_t Bytes, class Row>
@@ -446,7 +456,7 @@ struct Slices {
   static constexpr HammingKernels kernels(const HammingKernels::Direct& direct) {
     return {kLanes, table_words, record_words, make_record,    set_threshold,       slice,
             find,   count,       histogram,    histogram_cost, slice_for_histogram, histogram_words,
-            flush,  direct};
+            flush,  distances,   direct};
   }
 };
 
