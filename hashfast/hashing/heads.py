@@ -15,9 +15,14 @@ def _batch_norm(in_features: int, bits: int) -> nn.Module:
     return nn.Sequential(nn.Linear(in_features, bits, bias=False), nn.BatchNorm1d(bits))
 
 
+def _layer_norm(in_features: int, bits: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(in_features, bits, bias=False), nn.LayerNorm(bits), nn.Tanh())
+
+
 HEADS: dict[str, Callable[[int, int], nn.Module]] = {
     "linear": _linear,
     "bn": _batch_norm,
+    "dhd": _layer_norm,
     "itq": lambda in_features, bits: ITQ(bits),
     "random": lambda in_features, bits: RandomProjection(bits),
 }
@@ -27,8 +32,10 @@ def build_head(kind: str, in_features: int, bits: int) -> nn.Module:
     """Build the hash head `kind`: features [n, in_features] -> outputs [n, bits] before sign.
 
     `linear` is one Linear layer with bias; `bn` is Linear without bias and BatchNorm1d, the head
-    of OrthoHash (kamwoh/orthohash: models/alexnet.py), which centres every bit. `itq` and `random`
-    are fitted, not trained: see `hashfast.hashing.fit_projection`.
+    of OrthoHash (kamwoh/orthohash: models/alexnet.py), which centres every bit; `dhd` is
+    tanh(LayerNorm(Linear without bias)), the head of DHD (youngkyunJang/Deep-Hash-Distillation:
+    main_DHD.py). `itq` and `random` are fitted, not trained: see
+    `hashfast.hashing.fit_projection`.
 
     Raises ValueError for an unknown kind or for bits < 1.
     """

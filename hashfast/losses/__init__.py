@@ -6,6 +6,13 @@
 
 from hashfast.losses._base import HashLoss
 from hashfast.losses.csq import CSQ as CSQ
+from hashfast.losses.dbdh import DBDH as DBDH
+from hashfast.losses.dch import DCH as DCH
+from hashfast.losses.dhd import DHD as DHD
+from hashfast.losses.dpn import DPN as DPN
+from hashfast.losses.dsdh import DSDH as DSDH
+from hashfast.losses.greedyhash import GreedyHash as GreedyHash
+from hashfast.losses.hashnet import HashNet as HashNet
 from hashfast.losses.orthohash import OrthoHash as OrthoHash
 from hashfast.losses.quantization import HSWD, SWD, sliced_wasserstein
 

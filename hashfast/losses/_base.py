@@ -2,12 +2,13 @@
 
 import math
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hashfast._inputs import check_label_form, check_labels
+from hashfast.losses._bank import MemoryBank
 from hashfast.losses._functional import check_outputs, full_precision, warn_undefined
 from hashfast.losses.quantization import resolve_quantization
 
@@ -44,6 +45,9 @@ class HashLoss(nn.Module):
     """The hash head the method is meant for, a name in `hashfast.hashing.heads`."""
     needs: tuple[str, ...] = ()
     """Inputs required besides outputs and labels: "u_student", "index"."""
+    bank: Literal["none", "optional", "default"] = "none"
+    """Whether the constructor takes `bank_size`, and whether training with one is the habit."""
+    memory: MemoryBank | None
     components: dict[str, Tensor]
 
     def __init__(
@@ -72,7 +76,8 @@ class HashLoss(nn.Module):
             quantization, quantization_weight, bits, original_weight
         )
         self.components = {}
-        self._labels_checked = False
+        self.memory = None
+        self._labels_checked = self._index_checked = False
 
     def similarity(self, outputs: Tensor, labels: Tensor, *args: Any, **inputs: Any) -> Tensor:
         """The method's loss without quantisation, a scalar."""
@@ -81,6 +86,21 @@ class HashLoss(nn.Module):
     def original_quantization(self, outputs: Tensor, *args: Any, **inputs: Any) -> Tensor:
         """The method's own quantisation term before its weight, a scalar."""
         raise NotImplementedError
+
+    def use_bank(self, size: int | None) -> None:
+        """Keep a memory bank of `size` training images; `index` is then needed. None: keep none."""
+        if size is not None:
+            self.memory = MemoryBank(size, self.bits, self.num_classes)
+            self.needs = (*self.needs, "index")
+
+    def compared_with(
+        self, outputs: Tensor, labels: Tensor, index: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What the batch is paired with: the bank, after the batch is written to it, or itself."""
+        if self.memory is None or index is None:
+            return outputs, labels
+        self.memory.write(index, outputs, labels)
+        return self.memory.outputs.to(outputs.dtype), self.memory.labels
 
     def start_epoch(self, epoch: int) -> None:
         """Called by the training loop before epoch 0, 1, ...; for methods with a schedule."""
@@ -173,7 +193,30 @@ class HashLoss(nn.Module):
                     f"criterion(outputs, labels, {name}=...)"
                 )
             inputs[name] = full_precision(value)
+        if "u_student" in inputs and inputs["u_student"].shape != outputs.shape:
+            raise ValueError(
+                f"u_student has shape {list(inputs['u_student'].shape)}, outputs "
+                f"{list(outputs.shape)}; expected a second view of the same images"
+            )
+        if "index" in inputs:
+            self._check_index(inputs["index"], len(outputs))
         return inputs
+
+    def _check_index(self, index: Tensor, rows: int) -> None:
+        if index.shape != (rows,) or index.dtype != torch.int64:
+            raise ValueError(
+                f"index is {index.dtype} {list(index.shape)}; expected int64 [{rows}], the "
+                "positions of the images in the training set"
+            )
+        if torch.compiler.is_compiling() or self._index_checked or _captured(index) or not rows:
+            return
+        assert self.memory is not None
+        if index.min() < 0 or index.max() >= self.memory.size:
+            raise ValueError(
+                f"index reaches from {int(index.min())} to {int(index.max())}; the memory bank has "
+                f"{self.memory.size} rows: set bank_size to the number of training images"
+            )
+        self._index_checked = True
 
     def extra_repr(self) -> str:
         return (
@@ -182,6 +225,6 @@ class HashLoss(nn.Module):
         )
 
 
-def _captured(labels: Tensor) -> bool:
+def _captured(values: Tensor) -> bool:
     """Whether a CUDA graph is being captured, which allows no look at values."""
-    return labels.is_cuda and torch.cuda.is_current_stream_capturing()
+    return values.is_cuda and torch.cuda.is_current_stream_capturing()

@@ -39,6 +39,22 @@ def similar(labels: Tensor, others: Tensor) -> Tensor:
     return labels.float() @ others.float().T > 0
 
 
+def balanced_mean(losses: Tensor, pairs: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Mean over the similar pairs plus mean over the others; a kind that is absent adds 0.
+
+    losses [n, m], pairs bool [n, m]; counted bool [n, m]: the pairs that count, all if None.
+    """
+    kinds = (pairs, ~pairs) if counted is None else (pairs & counted, ~pairs & counted)
+    means = [losses.where(kind, 0).sum() / kind.sum().clamp(min=1) for kind in kinds]
+    return means[0] + means[1]
+
+
+def sign_straight_through(values: Tensor) -> Tensor:
+    """sign(values), whose gradient is passed on unchanged."""
+    # values - values is exactly 0, so the codes are exactly -1, 0 and +1.
+    return values.sign().detach() + (values - values.detach())
+
+
 def unit_rows(values: Tensor) -> Tensor:
     """Rows divided by their Euclidean norm; a zero row stays zero and has zero gradient."""
     square = values.square().sum(1, keepdim=True)

@@ -83,6 +83,16 @@ def bernoulli_codebook(num_classes: int, bits: int, seed: int = 0) -> Tensor:
     return 2 * coins - 1
 
 
+def majority_code(labels: Tensor, codes: Tensor, tie_break: Tensor) -> Tensor:
+    """Sign of the sum of the codes of each row's classes, [n, bits]; ties by `tie_break` [bits].
+
+    labels: multi-hot [n, C]; codes [C, bits] of -1, 0 and +1.
+    """
+    # Sums of -1 and +1 are exact in any float type, so a tie is exactly 0.
+    votes = labels.float() @ codes.float()
+    return torch.where(votes == 0, tie_break, votes.sign())
+
+
 def checked_codebook(codes: Tensor, num_classes: int, bits: int) -> Tensor:
     """`codes` as int8; raises ValueError unless they are -1 and +1 of shape [num_classes, bits]."""
     if codes.shape != (num_classes, bits) or not (codes.abs() == 1).all():

@@ -2,13 +2,17 @@
 
 from typing import Literal, Unpack
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hashfast.losses._base import HashLoss
-from hashfast.losses._functional import multi_hot, similar, warn_undefined
-from hashfast.losses.centres import bernoulli_codebook, checked_codebook, hash_centres
+from hashfast.losses._functional import similar, warn_undefined
+from hashfast.losses.centres import (
+    bernoulli_codebook,
+    checked_codebook,
+    hash_centres,
+    majority_code,
+)
 from hashfast.losses.quantization import QuantizationOptions
 
 _PAIRWISE_WEIGHT = 0.2
@@ -63,9 +67,7 @@ class CSQ(HashLoss):
         """Centre of each row, -1 and +1 of shape [n, bits], int8 or floating point."""
         if labels.dim() == 1:
             return self.centres[labels.long()]
-        # Sums of -1 and +1 are exact in any float type, so a tie is exactly 0.
-        votes = multi_hot(labels, self.num_classes, torch.float32) @ self.centres.float()
-        return torch.where(votes == 0, self.tie_break, votes.sign())
+        return majority_code(labels, self.centres, self.tie_break)
 
     def similarity(self, outputs: Tensor, labels: Tensor) -> Tensor:
         wanted = (self.target(labels).to(outputs.dtype) + 1) / 2

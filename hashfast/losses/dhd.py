@@ -1,0 +1,79 @@
+"""Deep hash distillation: proxies learned on a weakly augmented view, distilled to a strong one."""
+
+from typing import Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hashfast.losses._base import HashLoss
+from hashfast.losses._functional import multi_hot, unit_rows
+from hashfast.losses.quantization import QuantizationOptions
+
+
+class DHD(HashLoss):
+    """Hash proxies and self-distilled hashing (Jang, Gu, Ko and Cho, ECCV 2022).
+
+    The outputs are those of the weakly augmented teacher view, `u_student` those of the strongly
+    augmented student view of the same images, both from the "dhd" head, which ends in tanh:
+
+        HP   = -mean over images of sum_c y_c / |y| log softmax_c(cos(h_T, proxy_c) / tau)
+        SdH  = mean(1 - cos(h_S, h_T)), h_T held fixed
+        BCEQ = BCE(g+, t) + BCE(g-, 1 - t) with
+               g+- = exp(-((h_T -+ 1) / sigma)^2 / 2), t = (sign h_T + 1) / 2
+        loss = HP + distill_weight SdH + weight BCEQ
+
+    Agrees with youngkyunJang/Deep-Hash-Distillation (loss.py, main_DHD.py). A row without a class
+    counts 0 in HP.
+
+    Args:
+        num_classes, bits: shape of the proxies.
+        tau: temperature: the more classes a data set has, the lower (0.2 for ImageNet, 0.6 for
+            NUS-WIDE, 0.4 for COCO).
+        distill_weight: lambda_1.
+        sigma: width of the two Gaussians.
+        options: see QuantizationOptions; "original" is BCEQ with default weight lambda_2 = 0.1.
+
+    Parameter: proxies [num_classes, bits], Xavier-initialised. Raises ValueError for a tau or sigma
+    that is not positive. Call: `criterion(outputs, labels, u_student=...)`, see HashLoss.
+    """
+
+    head = "dhd"
+    needs = ("u_student",)
+
+    def __init__(
+        self,
+        num_classes: int,
+        bits: int,
+        *,
+        tau: float = 0.2,
+        distill_weight: float = 0.1,
+        sigma: float = 0.5,
+        **options: Unpack[QuantizationOptions],
+    ) -> None:
+        if tau <= 0 or sigma <= 0:
+            raise ValueError(f"tau={tau} and sigma={sigma} must both be positive")
+        super().__init__(num_classes, bits, original_weight=0.1, **options)
+        self.tau, self.distill_weight, self.sigma = tau, distill_weight, sigma
+        self.proxies = nn.Parameter(torch.empty(num_classes, bits))
+        nn.init.xavier_uniform_(self.proxies)
+
+    def similarity(self, outputs: Tensor, labels: Tensor, u_student: Tensor) -> Tensor:
+        proxies = unit_rows(self.proxies.to(outputs.dtype))
+        logits = unit_rows(outputs) @ proxies.T / self.tau
+        if labels.dim() == 1:
+            proxy = F.cross_entropy(logits, labels.long())
+        else:
+            positive = multi_hot(labels, self.num_classes, outputs.dtype)
+            proxy = F.cross_entropy(logits, positive / positive.sum(1, keepdim=True).clamp(min=1))
+        distilled = (1 - (unit_rows(u_student) * unit_rows(outputs.detach())).sum(1)).mean()
+        self.record(proxy=proxy, distillation=distilled)
+        return proxy + self.distill_weight * distilled
+
+    def original_quantization(self, outputs: Tensor, u_student: Tensor) -> Tensor:
+        target = (outputs.detach().sign() + 1) / 2
+        positive = (-((outputs - 1) / self.sigma).square() / 2).exp()
+        negative = (-((outputs + 1) / self.sigma).square() / 2).exp()
+        return F.binary_cross_entropy(positive, target) + F.binary_cross_entropy(
+            negative, 1 - target
+        )
