@@ -8,8 +8,10 @@ import torch
 
 from hashfast import plots
 from hashfast.metrics import evaluate
+from hashfast.plots._pictures import RIGHT, WRONG
 
-matplotlib = pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib")
+from saved_figures import capture, frame, shown
 
 MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
 
@@ -23,19 +25,6 @@ def reports():
         labels = rng.integers(3, size=50)
         result[f"{8 * width} bits"] = evaluate(codes[:8], codes[8:], labels[:8], labels[8:])
     return result
-
-
-def capture(monkeypatch):
-    """The figures that are saved from now on."""
-    figures = []
-    save = plots._save
-
-    def keep(figure, path):
-        figures.append(figure)
-        save(figure, path)
-
-    monkeypatch.setattr(plots, "_save", keep)
-    return figures
 
 
 @pytest.mark.parametrize("suffix", MAGIC)
@@ -90,6 +79,7 @@ def test_grid_frames_and_captions(kind, tmp_path, monkeypatch):
     distances = torch.tensor([[0, 4, 5], [7, 7, 2**31 - 1]])
     path = tmp_path / "grid.png"
     database = pictures(4, kind)
+    expected = pictures(4, "flat" if kind in ("grey", "flat") else "channels last")
     plots.retrieval_grid(pictures(2, kind), database, ids, relevant, distances, path)
     assert path.read_bytes().startswith(MAGIC["png"])
     cells = np.array(figures[0].axes).reshape(2, 5)
@@ -100,13 +90,8 @@ def test_grid_frames_and_captions(kind, tmp_path, monkeypatch):
                 assert not cell.images
                 continue
             assert cell.get_title() == f"d = {distances[row, column]}"
-            colour = plots._RIGHT if relevant[row, column] else plots._WRONG
-            frame = cell.spines["top"].get_edgecolor()
-            assert matplotlib.colors.to_hex(frame).upper() == colour
-            shown = np.asarray(cell.images[0].get_array())
-            drawn = plots._as_picture(database[int(ids[row, column])])
-            np.testing.assert_array_equal(shown, drawn)
-            assert drawn.shape == ((6, 9) if kind in ("grey", "flat") else (6, 9, 3))
+            assert frame(cell) == (RIGHT if relevant[row, column] else WRONG)
+            np.testing.assert_array_equal(shown(cell), expected[ids[row, column]])
 
 
 def test_grid_shows_ten_results(tmp_path, monkeypatch):

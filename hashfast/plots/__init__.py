@@ -1,0 +1,28 @@
+"""Figures of retrieval results, codes and data. They need matplotlib; its state is left alone.
+
+Files are replaced whole or not at all; the suffix names the format (png, pdf, svg), png if none.
+Colours are those of Okabe and Ito, which colour-blind readers tell apart.
+"""
+
+from hashfast.plots.codes import tsne, two_bit
+from hashfast.plots.labels import label_statistics
+from hashfast.plots.proxies import proxy_similarity
+from hashfast.plots.quantization import distance_curves, quantization_bars
+from hashfast.plots.retrieval_curves import curves, pr_curve, precision_curve
+from hashfast.plots.retrieval_grids import deformation_grid, retrieval_grid
+from hashfast.plots.views import augmentation_grid
+
+__all__ = [
+    "augmentation_grid",
+    "curves",
+    "deformation_grid",
+    "distance_curves",
+    "label_statistics",
+    "pr_curve",
+    "precision_curve",
+    "proxy_similarity",
+    "quantization_bars",
+    "retrieval_grid",
+    "tsne",
+    "two_bit",
+]
