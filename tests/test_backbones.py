@@ -1,18 +1,16 @@
 """Backbones and hash heads against their formulas, written out with torch.nn.functional."""
 
-import socket
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from hashfast.hashing.backbones import build_backbone, list_backbones, read_weights
+from hashfast.hashing.backbones import build_backbone
 from hashfast.hashing.convnet import ConvNet
 from hashfast.hashing.heads import HEADS, build_head
 from hashfast.hashing.resnet_ap import ResNetAP10
+from hashfast.hashing.weights import read_weights
 
 
 def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -163,70 +161,6 @@ def test_compile_channels_last_gradients_and_state_dict(make):
     assert torch.equal(other(images), features)
 
 
-@pytest.mark.parametrize(
-    ("name", "image_size", "num_features"),
-    [
-        ("alexnet", 224, 4096),
-        ("vgg11", 32, 4096),
-        ("resnet18", 32, 512),
-        ("resnet50", 224, 2048),
-        ("vit_b_16", 48, 768),
-        ("efficientnet_b0", 64, 1280),
-        ("mobilenet_v2", 32, 1280),
-        ("densenet121", 32, 1024),
-    ],
-)
-def test_torchvision_backbones(name, image_size, num_features):
-    with torch.device("meta"):
-        network = build_backbone(name, in_channels=3, image_size=image_size)
-        images = torch.empty(2, 3, image_size, image_size)
-    assert network(images).shape == (2, num_features) == (2, network.num_features)
-    assert name in list_backbones()
-
-
-def test_grey_images_are_repeated():
-    grey = build_backbone("resnet18", in_channels=1, image_size=32).eval()
-    colour = build_backbone("resnet18", in_channels=3, image_size=32).eval()
-    colour.load_state_dict(grey.state_dict())
-    images = torch.rand(2, 1, 32, 32)
-    assert torch.equal(grey(images), colour(images.repeat(1, 3, 1, 1)))
-    with pytest.raises(ValueError, match=r"expected \[n, 1, H, W\]"):
-        grey(torch.rand(2, 3, 32, 32))
-
-
-def test_building_leaves_batch_statistics_untouched():
-    network = build_backbone("resnet18", in_channels=3, image_size=32)
-    assert all(t == 0 for name, t in network.named_buffers() if name.endswith("tracked"))
-
-
-def test_timm_backbones():
-    pytest.importorskip("timm")
-    resnet = build_backbone("timm/resnet18", in_channels=3, image_size=32)
-    assert resnet(torch.rand(2, 3, 32, 32)).shape == (2, 512) == (2, resnet.num_features)
-    vit = build_backbone("timm/vit_tiny_patch16_224", in_channels=1, image_size=32)
-    assert vit(torch.rand(2, 1, 32, 32)).shape == (2, 192) == (2, vit.num_features)
-    with pytest.raises(ValueError, match="close names: timm/resnet18"):
-        build_backbone("timm/resnet19", in_channels=3, image_size=32)
-
-
-def test_timm_weights(tmp_path):
-    timm = pytest.importorskip("timm")
-    source = timm.create_model("mobilenetv3_small_050")
-    torch.save(source.state_dict(), tmp_path / "weights.pth")
-    arguments = {"in_channels": 3, "image_size": 32, "weights": tmp_path / "weights.pth"}
-    network = build_backbone("timm/mobilenetv3_small_050", **arguments).network
-    for name, tensor in network.state_dict().items():
-        assert torch.equal(tensor, source.state_dict()[name]), name
-    with pytest.raises(ValueError, match="do not fit timm/resnet18"):
-        build_backbone("timm/resnet18", **arguments)
-
-
-def test_missing_timm_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match=r'pip install "hashfast\[train\]"'):
-        build_backbone("timm/resnet18", in_channels=3, image_size=32)
-
-
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_weights_from_a_file(tmp_path, suffix):
     source = ConvNet(3, 16, width=4)
@@ -241,68 +175,6 @@ def test_weights_from_a_file(tmp_path, suffix):
     assert torch.equal(network(images), source(images))
     with pytest.raises(ValueError, match="do not fit convnet3"):
         build_backbone("convnet3", width=8, **arguments)
-
-
-def test_torchvision_weights_drop_the_classifier(tmp_path):
-    from torchvision import models
-
-    source = models.mobilenet_v2(num_classes=7)
-    torch.save(source.state_dict(), tmp_path / "weights.pth")
-    network = build_backbone(
-        "mobilenet_v2", in_channels=3, image_size=32, weights=tmp_path / "weights.pth"
-    )
-    state = network.network.state_dict()
-    assert set(source.state_dict()) - set(state) == {"classifier.1.weight", "classifier.1.bias"}
-    assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in state.items())
-
-
-def test_old_densenet_keys_are_renamed(tmp_path):
-    from torchvision import models
-
-    source = models.densenet121().state_dict()
-    old = {}
-    for name, tensor in source.items():
-        for layer in ("norm1", "norm2", "conv1", "conv2"):
-            if "denselayer" in name:
-                name = name.replace(f".{layer}.", f".{layer[:-1]}.{layer[-1]}.")
-        old[name] = tensor
-    torch.save(old, tmp_path / "weights.pth")
-    network = build_backbone(
-        "densenet121", in_channels=3, image_size=32, weights=tmp_path / "weights.pth"
-    )
-    for name, tensor in network.network.state_dict().items():
-        assert torch.equal(tensor, source[name]), name
-
-
-def test_pretrained_reads_the_local_cache_and_never_the_network(tmp_path, monkeypatch):
-    def no_network(*args, **kwargs):
-        raise AssertionError("tried to reach the network")
-
-    monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    monkeypatch.setattr(socket.socket, "connect", no_network)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    arguments = {"in_channels": 3, "image_size": 32, "weights": "pretrained"}
-    with pytest.raises(FileNotFoundError, match=r"resnet18-f37072fd\.pth.*Nothing is downloaded"):
-        build_backbone("resnet18", **arguments)
-    with pytest.raises(ValueError, match="convnet3 has no published weights"):
-        build_backbone("convnet3", **arguments)
-
-    from torchvision import models
-
-    source = models.resnet18()
-    (tmp_path / "checkpoints").mkdir()
-    torch.save(source.state_dict(), tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
-    network = build_backbone("resnet18", **arguments).network
-    assert torch.equal(network.conv1.weight, source.conv1.weight)
-
-
-def test_timm_pretrained_without_a_cached_file(tmp_path, monkeypatch):
-    pytest.importorskip("timm")
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: None)
-    with pytest.raises(FileNotFoundError, match=r"Hugging Face cache\. Nothing is downloaded"):
-        build_backbone("timm/resnet18", in_channels=3, image_size=32, weights="pretrained")
 
 
 def test_unreadable_weights(tmp_path):

@@ -409,6 +409,30 @@ def test_settings_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="16x20; models take square ones"):
         ModelConfig("convnet3", 8, image_shape=(3, 16, 20))
     with pytest.raises(ValueError, match="a value for each of the 1 channels"):
-        ModelConfig("convnet3", 8, image_shape=(1, 16, 16))
+        ModelConfig("convnet3", 8, image_shape=(1, 16, 16), mean=(0.1, 0.2, 0.3))
     with pytest.raises(ValueError, match="unknown hash head 'softmax'"):
         HashModel(replace(CONFIG, head="softmax"))
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 20), (1, 16, 16), (3, 16, 18)])
+def test_images_of_another_shape_are_refused(shape):
+    config = ModelConfig("pixels", 8, image_shape=(3, 16, 16))
+    message = r"images have shape \[2, .*\]; this model takes \[n, 3, 16, 16\]"
+    for images in (torch.zeros(2, *shape, dtype=torch.uint8), torch.zeros(2, *shape)):
+        with pytest.raises(ValueError, match=message):
+            HashModel(config).features(images)
+
+
+def test_a_head_can_be_replaced(tmp_path):
+    model = build().to(torch.bfloat16)
+    backbone = model.backbone.state_dict()
+    model.replace_head("linear")
+    assert model.config == replace(CONFIG, head="linear")
+    assert isinstance(model.head, torch.nn.Linear)
+    assert model(pictures()).dtype == torch.bfloat16
+    assert all(torch.equal(t, backbone[name]) for name, t in model.backbone.state_dict().items())
+    model.save_pretrained(tmp_path)
+    assert HashModel.from_pretrained(tmp_path).fingerprint() == model.fingerprint()
+    with pytest.raises(ValueError, match="unknown hash head 'mlp'"):
+        model.replace_head("mlp")
+    assert model.config.head == "linear"

@@ -1,49 +1,54 @@
 import csv
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from hashfast.cli._fit import MODEL_FOLDER, Fit, sentence
 from hashfast.cli._run import Output
+from hashfast.cli._sources import Source, read_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import torch
 
-    from hashfast.data import FileDataset, ImageDataset
     from hashfast.hashing import HashModel
+    from hashfast.hashing.encode import Encoded
 
 UNREADABLE_FILE = "unreadable.csv"
 
 
-class Source(NamedTuple):
-    """What to encode, the names of its items and classes, and what to store about it."""
-
-    dataset: "ImageDataset"
-    item: "Callable[[int], str]"
-    class_names: tuple[str, ...]
-    info: dict[str, Any]
-
-
 @dataclass(frozen=True)
 class Command:
-    """Turn pictures, or a protocol's images, into a gallery of codes."""
+    """Turn pictures, or a protocol's images, into a gallery of codes.
+
+    Without --model one is made on the spot, without labels: a network's features (EfficientNet-Lite
+    trained on ImageNet) under a projection fitted on these pictures. Its codes find near-duplicates
+    and similar pictures; it is kept in the gallery's folder model/.
+    """
 
     source: Annotated[str, tyro.conf.Positional]
     """A folder of pictures (sub-folders are its classes), a picture, or a protocol like digits."""
-    model: Path
-    """Folder of a trained model."""
     out: Path
     """Folder for the gallery."""
+    model: Path | None = None
+    """Folder of a trained or fitted model (default: fit a new one)."""
+    bits: int | None = None
+    """Length of the codes of a new model (default: 64)."""
+    backbone: str | None = None
+    """Network of a new model (default: efficientnet-lite0; pixels needs no weights)."""
+    head: Literal["auto", "itq", "random"] | None = None
+    """Projection of a new model (default: auto, ITQ from 2 pictures a bit, random below)."""
+    weights: str | None = None
+    """Weights of a new model's network: a file, or `pretrained` (the default)."""
     split: Literal["database", "query", "train"] = "database"
     """Which set of a protocol."""
     root: Path | None = None
     """Where a protocol's data lies."""
     split_seed: int = 0
     """Seed of the protocol's split."""
-    batch_size: int = 256
-    """Images a step."""
+    batch_size: int | None = None
+    """Images a step (default: 256; 16 where large ones meet a CPU, whose memory is slow)."""
     workers: int = 0
     """Processes that decode pictures."""
     device: str = "auto"
@@ -54,29 +59,27 @@ class Command:
     """Replace a gallery that is there already."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
+        for name in ("batch_size", "bits"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
         if self.workers < 0:
             raise ValueError(f"workers is {self.workers}; it must not be negative")
+        if self.model is not None and self._new_model():
+            raise ValueError(
+                f"--{', --'.join(self._new_model())} would make a new model and --model names one: "
+                "leave one of the two out"
+            )
 
     def run(self) -> Output:
         from hashfast._environment import environment
-        from hashfast.hashing import HashModel, encode_dataset
         from hashfast.hashing.loading import resolve_device
         from hashfast.index import Gallery
 
-        check_out(self.out, self.overwrite)
+        check_out(self.out, self.overwrite, new_model=self.model is None)
         device = resolve_device(self.device)
-        model = HashModel.from_pretrained(self.model, str(device))
-        source = self._read(model)
-        codes, _, labels, indices, unreadable = encode_dataset(
-            model,
-            source.dataset,
-            batch_size=self.batch_size,
-            workers=self.workers,
-            strict=self.strict,
-            progress=True,
-        )
+        source, model, encoded, facts = self._encode(device)
+        codes, _, labels, indices, unreadable = encoded
         if not len(codes):
             raise ValueError(
                 f"none of the {len(source.dataset)} pictures in {self.source} is readable; the "
@@ -84,7 +87,7 @@ class Command:
             )
         info = {
             **source.info,
-            "model": str(self.model.resolve()),
+            **facts,
             "fingerprint": model.fingerprint(),
             "environment": environment(device),
         }
@@ -95,51 +98,50 @@ class Command:
         gallery.save(self.out)
         list_unreadable(self.out, [(source.item(i), reason) for i, reason in unreadable])
         left_out = f"; {len(unreadable)} unreadable, see unreadable.csv" if unreadable else ""
+        fitted = f"\n{sentence(facts['fitted'], model.bits)}" if "fitted" in facts else ""
         return Output(
-            f"{len(codes)} codes of {model.bits} bits in {self.out}{left_out}",
+            f"{len(codes)} codes of {model.bits} bits in {self.out}{left_out}{fitted}",
             {**info, "codes": len(codes), "unreadable": len(unreadable), "out": str(self.out)},
         )
 
-    def _read(self, model: "HashModel") -> Source:
-        from hashfast.data import PROTOCOLS, FileDataset, load
+    def _encode(
+        self, device: "torch.device"
+    ) -> "tuple[Source, HashModel, Encoded, dict[str, Any]]":
+        """The pictures, the model, the codes, and facts about the model."""
+        from hashfast.hashing import HashModel, encode_dataset
 
-        channels, size, _ = model.config.image_shape
-        path = Path(self.source)
-        if self.source in PROTOCOLS and not path.is_dir():
-            splits = load(self.source, self.root, self.split_seed, size)
-            dataset = getattr(splits, self.split)
-            if dataset.image_shape[0] != channels:
-                raise ValueError(
-                    f"{self.source} has images of {dataset.image_shape[0]} channels and the model "
-                    f"in {self.model} takes {channels} (1: grey, 3: RGB): encode with a model that "
-                    "was trained on such images"
-                )
-            info = {"source": self.source, "protocol": splits.describe(), "split": self.split}
-            if isinstance(dataset, FileDataset):
-                return Source(dataset, _path_of(dataset), splits.class_names, info)
-            name = f"{self.source}/{self.split}"
-            return Source(dataset, lambda row: f"{name}/{row}", splits.class_names, info)
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{self.source} is neither a folder, nor a picture, nor a protocol "
-                f"({', '.join(PROTOCOLS)})"
-            )
-        if path.is_file():
-            files = FileDataset([self.source], image_size=size, channels=channels)
-        else:
-            try:
-                files = FileDataset.from_classes(
-                    path, image_size=size, channels=channels, loose=True
-                )
-            except FileNotFoundError:
-                files = FileDataset.from_folder(path, image_size=size, channels=channels)
-        info = {"source": os.path.abspath(path)}
-        return Source(files, _path_of(files), files.class_names, info)
+        if self.model is not None:
+            model = HashModel.from_pretrained(self.model, str(device))
+            channels, size, _ = model.config.image_shape
+            source = self._read(size, channels)
+            encoded = encode_dataset(model, source.dataset, **self._options(device, size))
+            return source, model, encoded, {"model": str(self.model.resolve())}
+        fit = Fit(**self._new_model())
+        size = fit.image_size
+        source = self._read(size, None)
+        model, encoded, fitted = fit.run(source.dataset, device, **self._options(device, size))
+        # Before the gallery: there is never one whose model is missing.
+        folder = self.out / MODEL_FOLDER
+        model.save_pretrained(folder)
+        return source, model, encoded, {"model": str(folder.resolve()), "fitted": fitted}
 
+    def _options(self, device: "torch.device", size: int) -> dict[str, Any]:
+        large_on_cpu = device.type == "cpu" and size > 64
+        return {
+            "batch_size": self.batch_size or (16 if large_on_cpu else 256),
+            "workers": self.workers,
+            "strict": self.strict,
+            "progress": True,
+        }
 
-def _path_of(files: "FileDataset") -> "Callable[[int], str]":
-    """Item names that lead to the pictures from any working folder."""
-    return lambda row: os.path.abspath(files.path(row))
+    def _read(self, size: int, channels: int | None) -> Source:
+        return read_source(self.source, size, channels, self.split, self.root, self.split_seed)
+
+    def _new_model(self) -> dict[str, Any]:
+        """The settings of a new model that were given."""
+        names = ("bits", "backbone", "head", "weights")
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def list_unreadable(out: Path, unreadable: list[tuple[str, str]]) -> None:
@@ -164,11 +166,13 @@ def read_unreadable(folder: Path) -> list[tuple[str, str]]:
         return [(item, reason) for item, reason in csv.reader(file)][1:]
 
 
-def check_out(out: Path, overwrite: bool) -> None:
-    """Refuse, before anything is computed, a folder whose gallery would be lost."""
+def check_out(out: Path, overwrite: bool, new_model: bool = False) -> None:
+    """Refuse, before anything is computed, a folder whose gallery, or model if a new one comes
+    there, would be lost."""
     from hashfast.index.gallery import CODES_FILE, INFO_FILE, ITEMS_FILE
 
-    if not overwrite and any((out / name).exists() for name in (CODES_FILE, ITEMS_FILE, INFO_FILE)):
+    names = [CODES_FILE, ITEMS_FILE, INFO_FILE, *[MODEL_FOLDER] * new_model]
+    if not overwrite and any((out / name).exists() for name in names):
         raise FileExistsError(
             f"{out} holds a gallery already: --overwrite replaces it, or choose another --out"
         )

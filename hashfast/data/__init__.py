@@ -8,11 +8,14 @@ that dataset. Normalisation to float is the model's business, on the model's dev
 from hashfast._inputs import check_labels
 from hashfast.data.arrays import ArrayDataset
 from hashfast.data.base import ImageDataset
-from hashfast.data.files import FileDataset, read_list
+from hashfast.data.files import FileDataset
+from hashfast.data.lists import read_list
+from hashfast.data.loaders import load, load_csv, load_folder, load_lists
 from hashfast.data.pictures import UnreadableImage, to_image
 from hashfast.data.protocols import PROTOCOLS, Protocol
 from hashfast.data.recipe import split_rows
-from hashfast.data.splits import Splits, load, load_folder
+from hashfast.data.splits import Splits
+from hashfast.data.tables import read_csv
 from hashfast.data.wrap import wrap
 
 __all__ = [
@@ -25,7 +28,10 @@ __all__ = [
     "UnreadableImage",
     "check_labels",
     "load",
+    "load_csv",
     "load_folder",
+    "load_lists",
+    "read_csv",
     "read_list",
     "split_rows",
     "to_image",

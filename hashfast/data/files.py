@@ -1,10 +1,10 @@
-"""Pictures on disk: class folders, plain folders and HashNet text lists, decoded when asked for."""
+"""Pictures on disk: class folders, plain folders and text lists, decoded when asked for."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hashfast._inputs import Labels, check_labels
 from hashfast.data.base import ImageDataset, Item
+from hashfast.data.lists import read_list
 from hashfast.data.pictures import to_image
 
 SUFFIXES = (
@@ -19,8 +20,8 @@ SUFFIXES = (
     ".tiff", ".webp",
 )  # fmt: skip
 WITHOUT_CLASSES = (
-    "Pictures without classes cannot be trained on or evaluated; to encode and search them, fit a "
-    'HashModel with head="itq" or "random" by hashfast.hashing.fit_projection'
+    "Pictures without classes cannot be trained on or evaluated; to find similar ones and "
+    "near-duplicates, `hashfast encode FOLDER --out GALLERY` needs neither classes nor a model"
 )
 
 
@@ -164,81 +165,6 @@ def find_pictures(root: str | os.PathLike) -> list[str]:
             os.path.normpath(os.path.join(inside, name)) for name in files if _is_picture(name)
         ]
     return sorted(found)
-
-
-def read_list(
-    path: str | os.PathLike,
-    root: str | os.PathLike | None = None,
-    strip_prefix: str | None = None,
-) -> tuple[list[str], Tensor]:
-    """File names and labels of a text list as published with HashNet (one picture a line).
-
-    ``name 0 1 0 ...`` gives float32 multi-hot labels, ``name 3`` int64 class ids. Blank lines,
-    trailing spaces and a missing final newline are fine, names may hold spaces. Names are relative
-    to ``root`` (default: the list's folder). Published lists carry the folders of the machine they
-    were made on: ``strip_prefix`` is cut off every name that starts with it; left at None it is
-    worked out from the first name, as the fewest leading folders to drop before the file exists.
-
-    Raises FileNotFoundError when the list or its first picture is missing, ValueError naming the
-    line for anything else.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"list {path} does not exist")
-    files: list[str] = []
-    labels: list[list[int]] = []
-    width = 0
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        width = width or _label_width(line)
-        fields = line.strip().rsplit(maxsplit=width)
-        try:
-            values = [int(field) for field in fields[1:]]
-        except ValueError:
-            values = []
-        if len(values) != width or not values:
-            raise ValueError(
-                f"{path}, line {number}: expected a file name and {width or 'its'} label(s) like "
-                f"the first line ('name 0 1 0 ...' or 'name classid'); got {line[:80]!r}"
-            )
-        files.append(fields[0])
-        labels.append(values)
-    if not files:
-        raise ValueError(f"list {path} is empty; expected lines 'name 0 1 0 ...' or 'name classid'")
-    root = path.parent if root is None else Path(root)
-    prefix = _machine_prefix(files[0], root, path) if strip_prefix is None else strip_prefix
-    array = np.array(labels)
-    try:
-        checked = check_labels(array[:, 0] if width == 1 else array)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return [file.removeprefix(prefix) for file in files], checked
-
-
-def _label_width(line: str) -> int:
-    """How many integers end the line, leaving at least one field for the name."""
-    width = 0
-    for field in reversed(line.split()[1:]):
-        if not field.lstrip("-").isdecimal():
-            break
-        width += 1
-    return width
-
-
-def _machine_prefix(name: str, root: Path, path: Path) -> str:
-    if (root / name).is_file():  # also an absolute name that is right
-        return ""
-    parts = PurePosixPath(name).parts
-    for skip in range(1, len(parts)):
-        tail = str(PurePosixPath(*parts[skip:]))
-        if (root / tail).is_file():
-            return name.removesuffix(tail)
-    raise FileNotFoundError(
-        f"{path}: the first picture, {name}, is not below {root} (nor is any shorter tail of that "
-        "name); pass root=, the folder that holds the pictures"
-    )
 
 
 def _is_picture(name: str) -> bool:

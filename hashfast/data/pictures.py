@@ -60,7 +60,7 @@ def to_image(picture: Picture, image_size: int | None = 224, channels: int = 3) 
     if isinstance(picture, str | os.PathLike):
         return _from_file(os.fspath(picture), image_size, channels)
     if isinstance(picture, np.ndarray):
-        picture = torch.from_numpy(np.ascontiguousarray(picture))
+        picture = torch.from_numpy(np.array(picture, order="C"))  # a copy: it may be read-only
         picture = picture.permute(2, 0, 1) if picture.ndim == 3 else picture
     if isinstance(picture, Tensor):
         picture = _bytes(picture)

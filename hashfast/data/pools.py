@@ -14,6 +14,7 @@ import numpy as np
 from hashfast._inputs import check_labels
 from hashfast.data.arrays import ArrayDataset
 from hashfast.data.files import WITHOUT_CLASSES, FileDataset
+from hashfast.data.tables import read_csv
 
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_CLASSES = (
@@ -24,11 +25,15 @@ FASHION_MNIST_CLASSES = (
 
 @dataclass(frozen=True)
 class Pool:
-    """All images of a source, before any split; ``test_rows`` are its official test set."""
+    """All images of a source; ``test_rows`` are its official test set.
+
+    ``rows`` are the query, train and database rows where the source itself says them.
+    """
 
     dataset: ArrayDataset | FileDataset
     class_names: tuple[str, ...]
     test_rows: np.ndarray | None = None
+    rows: dict[str, np.ndarray] | None = None
 
 
 def read_idx(path: str | os.PathLike) -> np.ndarray:
@@ -118,6 +123,31 @@ def folder(root: str | os.PathLike | None, image_size: int | None) -> Pool:
             f"least two. {WITHOUT_CLASSES}"
         )
     return Pool(dataset, dataset.class_names)
+
+
+def table(
+    root: str | os.PathLike | None,
+    image_size: int | None,
+    pictures: str | os.PathLike | None = None,
+) -> Pool:
+    """The user's own CSV file, RGB at ``image_size`` (default 224); its names are relative to
+    ``pictures`` (default: its folder)."""
+    if root is None:
+        raise ValueError("protocol csv needs root=, a CSV file with columns path,label[,split]")
+    found = read_csv(root, pictures)
+    if len(found.class_names) < 2:
+        raise ValueError(
+            f"{root} has one class, {found.class_names[0]}; hashing by class needs at least two. "
+            f"{WITHOUT_CLASSES}"
+        )
+    dataset = FileDataset(
+        found.files,
+        found.labels,
+        root=Path(root).parent if pictures is None else pictures,
+        image_size=image_size or 224,
+        class_names=found.class_names,
+    )
+    return Pool(dataset, found.class_names, rows=found.rows)
 
 
 def _cifar(name: str, root: str | os.PathLike | None, image_size: int | None) -> Pool:

@@ -147,4 +147,18 @@ PROTOCOLS: dict[str, Protocol] = {
         num_classes=None,
         read=pools.folder,
     ),
+    "csv": Protocol(
+        "your own CSV file with columns path,label[,split]; without the last, split as folder is",
+        where="root= the CSV file; paths in it are relative to its folder",
+        topk=1000,
+        num_classes=None,
+        read=pools.table,
+    ),
+    "list": replace(
+        _IMAGENET,
+        description="your own HashNet lists: lines 'path classid' or 'path 0 1 0 ...'; test.txt "
+        "holds the queries",
+        num_classes=None,
+        sizes=(None, None, None),
+    ),
 }

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hashfast._files import atomic_write, read_json
-from hashfast.hashing.backbones import build_backbone, read_weights
+from hashfast.hashing.backbones import backbone_statistics, build_backbone
 from hashfast.hashing.heads import build_head
+from hashfast.hashing.weights import read_weights
 from hashfast.ops import pack
 
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
@@ -28,7 +29,8 @@ class ModelConfig:
 
     backbone, width: as `build_backbone` takes them; head: as `build_head` takes it.
     image_shape: (C, H, W) of its input, H = W. mean, std: one value a channel, of images scaled to
-    [0, 1]. Raises ValueError when these do not fit together.
+    [0, 1]; left empty they become those of the backbone (`backbone_statistics`). Raises ValueError
+    when these do not fit together.
     """
 
     backbone: str
@@ -36,13 +38,17 @@ class ModelConfig:
     head: str = "linear"
     image_shape: tuple[int, int, int] = (3, 224, 224)
     width: float | None = None
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         channels, height, width = self.image_shape
         if height != width:
             raise ValueError(f"images are {height}x{width}; models take square ones")
+        if not (self.mean and self.std):
+            mean, std = backbone_statistics(self.backbone, channels)
+            object.__setattr__(self, "mean", self.mean or mean)
+            object.__setattr__(self, "std", self.std or std)
         if not len(self.mean) == len(self.std) == channels:
             raise ValueError(
                 f"mean {self.mean} and std {self.std} must have a value for each of the "
@@ -86,6 +92,11 @@ class HashModel(nn.Module):
         """Backbone features [n, F] of images uint8, or float in [0, 1], [n, C, H, W]."""
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise TypeError(f"images are {images.dtype}; expected uint8, or float in [0, 1]")
+        if tuple(images.shape[1:]) != tuple(self.config.image_shape):
+            raise ValueError(
+                f"images have shape {list(images.shape)}; this model takes [n, "
+                f"{', '.join(map(str, self.config.image_shape))}]: load them in that size"
+            )
         scale = 255 if images.dtype == torch.uint8 else 1
         images = images.to(self.mean.dtype) / scale
         return self.backbone((images - self.mean) / self.std)
@@ -125,6 +136,12 @@ class HashModel(nn.Module):
             named = f" ({path})" if isinstance(path, str | os.PathLike) else ""
             raise not_finite_error(f"picture {start + row}{named}")
         return pack(outputs).cpu()
+
+    def replace_head(self, kind: str) -> None:
+        """Put a fresh head of that kind (see `build_head`) behind the same backbone."""
+        features: Any = self.backbone.num_features
+        self.head = build_head(kind, features, self.bits).to(self.mean)
+        self.config = replace(self.config, head=kind)
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with the configuration or any weight.

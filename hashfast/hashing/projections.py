@@ -121,7 +121,7 @@ class ITQ(Projection):
             raise ValueError(
                 f"ITQ of {self.bits} bits got {rows} rows of {columns} features; it needs at "
                 f"least {self.bits} of both: use at most {min(rows, columns)} bits or "
-                "RandomProjection"
+                "RandomProjection, head random"
             )
         pca = PCA(n_components=self.bits, random_state=self.seed)
         reduced = torch.from_numpy(pca.fit_transform(values.numpy())).double()
