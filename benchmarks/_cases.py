@@ -199,13 +199,13 @@ def _class_mean_backward(
 # ---- binary_wasserstein --------------------------------------------------------------------
 
 
-def _outputs(shape: tuple, device: str) -> tuple[Tensor, Tensor, None]:
+def _outputs(shape: tuple, device: str) -> tuple[Tensor, Tensor, None, bool]:
     outputs = torch.randn(shape, device=device)
     negatives = torch.randint(0, shape[0] + 1, shape[1:], dtype=torch.int32, device=device)
-    return outputs, negatives, None
+    return outputs, negatives, None, False
 
 
-def _sorted_columns(outputs: Tensor, negatives: Tensor, _) -> Tensor:
+def _sorted_columns(outputs: Tensor, negatives: Tensor, _, __) -> Tensor:
     """Sort the columns and compare with the sorted target, given here for nothing."""
     row = torch.arange(len(outputs), device=outputs.device).unsqueeze(1)
     target = torch.where(row < negatives, -1.0, 1.0)
@@ -228,7 +228,7 @@ def _binary_wasserstein(name: str, shape: tuple, device: str, threads: int, comp
 def _binary_wasserstein_backward(
     name: str, shape: tuple, device: str, threads: int, compiled: bool
 ) -> Case:
-    outputs, negatives, _ = _outputs(shape, device)
+    outputs, negatives, *_ = _outputs(shape, device)
     target = ops.binary_wasserstein(outputs, negatives)[1]
     arguments = (torch.randn(shape[1], device=device), outputs, target)
     return _case(name, f"n={shape[0]} b={shape[1]}", arguments, device, compiled=compiled)

@@ -155,7 +155,11 @@ def test_methods_and_doctor(capsys):
         (("trian",), 2, "did you mean train"),
         (("train", "--bitz", "3"), 2, "bitz"),
         (("train", "--bits", "0"), 2, "at least 1"),
-        (("train", "--method", "magic", "--out", "x"), 1, "known: csq"),
+        (("train", "--method", "magic", "--out", "x"), 2, "unknown method 'magic'"),
+        (("train", "--data", "magic"), 2, "unknown protocol 'magic'"),
+        (("train", "--backbone", "magic"), 2, "unknown backbone 'magic'"),
+        (("train", "--options", "magic=1"), 2, "csq has no argument 'magic'"),
+        (("train", "--bits", "2", "--width", "4"), 1, "10 classes need 10 different codes"),
         (("train", "--config", "absent.yaml"), 2, "absent.yaml"),
         (("eval", "here", "there"), 1, "no gallery in here"),
     ],
@@ -182,9 +186,10 @@ def test_help_is_quick_and_on_standard_output(command, capsys):
     assert f"hashfast {command}" in out
 
 
-def test_as_a_program(tmp_path):
+@pytest.mark.parametrize("module", ["hashfast", "hashfast.cli"])
+def test_as_a_program(module):
     done = subprocess.run(
-        [sys.executable, "-m", "hashfast.cli", "--version"],
+        [sys.executable, "-m", module, "--version"],
         capture_output=True, text=True, check=False, env=os.environ,
     )  # fmt: skip
     assert done.returncode == 0

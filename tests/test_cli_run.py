@@ -35,6 +35,7 @@ class Command:
     amp: Literal["no", "bf16"] = "bf16"
     root: Path | None = None
     quantization: str = "original"
+    bank: bool | None = None
 
     def run(self) -> Output:
         return Output("done", vars(self))
@@ -115,7 +116,9 @@ def test_values_are_read_as_on_the_command_line(options, monkeypatch):
     assert found["learning_rate"] == -1
     empty = options("source: x\nimage: a\nroot: ~\nepochs: null\ncompile:\nverbose: ''\n")
     assert (empty["root"], empty["epochs"]) == (None, 5)
-    assert (empty["compile"], empty["verbose"]) == (False, True)
+    assert (empty["compile"], empty["verbose"], empty["bank"]) == (False, True, None)
+    for word, value in (("yes", True), ("false", False)):
+        assert options(f"source: x\nimage: a\nbank: {word}\n")["bank"] is value
 
 
 @pytest.mark.parametrize(
@@ -125,6 +128,7 @@ def test_values_are_read_as_on_the_command_line(options, monkeypatch):
         ("epochs: [1, 2]", "options.yaml: epochs is ['1', '2']; expected one value"),
         ("source: {a: 1}", "options.yaml: source is {'a': '1'}; expected one value"),
         ("compile: perhaps", "options.yaml: compile is perhaps; expected true or false"),
+        ("bank: perhaps", "options.yaml: bank is perhaps; expected true or false"),
         ("compile: [true]", "options.yaml: compile is ['true']; expected one value"),
         ("amp: fp8", "fp8"),
         ("bitz: 3", "options.yaml: unknown option(s) bitz; known: source, image"),

@@ -8,22 +8,29 @@ import pytest
 import hashfast
 
 ROOT = Path(hashfast.__file__).parent
-BOTTOM = {"_ext", "_files", "_inputs"}
+BOTTOM = {"_distributed", "_ext", "_files", "_inputs"}
 ALLOWED = {
+    "_distributed": set(),
     "_ext": set(),
     "_files": set(),
     "_inputs": set(),
     "_environment": {"__init__"},
     "kernels": set(),
     "ops": {"kernels", *BOTTOM},
+    "augment": BOTTOM,
     "data": BOTTOM,
     "plots": BOTTOM,
     "losses": {"ops", *BOTTOM},
     "index": {"ops", *BOTTOM},
     "metrics": {"ops", "plots", *BOTTOM},
-    "hashing": {"ops", "losses", "index", "metrics", "data", "_environment", *BOTTOM},
+    "hashing": {"ops", "losses", "index", "metrics", "data", "augment", "_environment", *BOTTOM},
+    "presets": {"hashing"},
+    "reproduce": {
+        *("presets", "hashing", "data", "augment", "plots", "losses", "index", "metrics"),
+        *("_environment", *BOTTOM),
+    },
 }
-TOP = {"__init__", "cli", "demo"}  # may import everything
+TOP = {"__init__", "__main__", "cli", "demo"}  # may import everything
 
 
 def imported_rooms(tree):

@@ -24,31 +24,71 @@ sys.path.insert(0, {tests!r})
 import test_ops
 from hashfast.ops import OPS
 torch.use_deterministic_algorithms(True, warn_only=True)  # new tensors hold NaN
-for name in {names!r}:
+def check(name, args):
     op = OPS[name]
     module, function = op.triton.split(":")
     launch = getattr(importlib.import_module(module), function)
+    exact = test_ops.as_tuple(op.reference(*test_ops.in_double(args)))
+    plain = test_ops.as_tuple(op.reference(*args))
+    for ours, reference, truth in zip(launch(*args), plain, exact, strict=True):
+        assert ours.dtype == reference.dtype and ours.shape == reference.shape
+        if not ours.is_floating_point():
+            assert torch.equal(ours, reference)
+        torch.testing.assert_close(
+            ours.double(), truth.double(), rtol=1e-5, atol=1e-5, equal_nan=True
+        )
+"""
+GENERIC = """
+for name in {names!r}:
     for dtype in (torch.float32, torch.float64, torch.float16):
         for args in test_ops.cases(name, dtype):
-            exact = test_ops.as_tuple(op.reference(*test_ops.in_double(args)))
-            plain = test_ops.as_tuple(op.reference(*args))
-            for ours, reference, truth in zip(launch(*args), plain, exact, strict=True):
-                assert ours.dtype == reference.dtype and ours.shape == reference.shape
-                torch.testing.assert_close(ours.double(), truth, rtol=1e-5, atol=1e-5)
+            # The interpreter runs the programs of a launch one by one; more of it is below.
+            if name != "binary_wasserstein" or args[0].numel() < 30:
+                check(name, args)
+"""
+# Columns that do not fit into registers are read in blocks, here of 32 rows; and hard cases.
+WASSERSTEIN = """
+from hashfast.kernels import binary_wasserstein as kernel
+hard = torch.tensor([[0.0, 1], [-0.0, 1], [0.0, torch.nan], [-0.0, -torch.inf], [torch.inf, 1]])
+held = kernel.configuration
+looped = lambda n, dtype: held(n, dtype) | dict(BLOCK=32, HELD=False)
+for kernel.configuration in (held, looped):
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        for k in (0, 2, 3, 5):
+            negatives = torch.tensor([k, 5 - k], dtype=torch.int32)
+            check("binary_wasserstein", (hard.to(dtype), negatives, None, k == 2))
+        outputs = torch.randn(75, 2).mul(4).round().to(dtype)
+        for seed in (None, torch.tensor(-9)):
+            check("binary_wasserstein", (outputs, None, seed, False))
+# More rows than are drawn at a time.
+check("binary_wasserstein", (torch.randn(8200, 1), None, torch.tensor(2**62), True))
 """
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the generic tests run the compiled kernels")
-def test_in_the_interpreter():
-    code = INTERPRET.format(tests=os.path.dirname(__file__), names=LAUNCHERS)
+def interpret(code):
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", INTERPRET.format(tests=os.path.dirname(__file__)) + code],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+interpreted = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="the generic tests run the compiled kernels"
+)
+
+
+@interpreted
+def test_in_the_interpreter():
+    interpret(GENERIC.format(names=LAUNCHERS))
+
+
+@interpreted
+def test_binary_wasserstein_in_the_interpreter():
+    interpret(WASSERSTEIN)
 
 
 def resources(cubin, path):
@@ -63,12 +103,37 @@ def resources(cubin, path):
     return {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", text)}
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("dtype", ["fp32", "fp64", "fp16", "bf16"])
-def test_class_mmd_compiles_ahead_of_time(dtype, capability, tmp_path):
+DTYPES = {
+    "fp32": torch.float32,
+    "fp64": torch.float64,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+every_target = pytest.mark.parametrize("capability", [80, 90, 100])
+every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def compiled(kernel, types, constants, capability, path, num_warps=4):
+    """Resources of a kernel compiled for a GPU that need not be there; it must not spill."""
     import triton
-    import triton.language as tl
     from triton.backends.compiler import GPUTarget
+
+    source = triton.compiler.ASTSource(
+        fn=kernel, signature=dict(zip(kernel.arg_names, types, strict=True)), constexprs=constants
+    )
+    target = GPUTarget("cuda", capability, 32)
+    made = triton.compile(source, target=target, options={"num_warps": num_warps})
+    used = resources(made.asm["cubin"], path / "kernel.cubin")
+    assert used["STACK"] == 0
+    assert used["LOCAL"] == 0
+    assert made.metadata.shared <= 48 * 1024
+    return used
+
+
+@every_target
+@every_dtype
+def test_class_mmd_compiles_ahead_of_time(dtype, capability, tmp_path):
+    import triton.language as tl
 
     from hashfast.kernels import class_mmd
 
@@ -76,20 +141,37 @@ def test_class_mmd_compiles_ahead_of_time(dtype, capability, tmp_path):
     accumulator = tl.float64 if dtype == "fp64" else tl.float32
     sums = "*fp64" if dtype == "fp64" else "*fp32"
     types = [*side, *side, sums, sums, "i32", "constexpr", "constexpr", "constexpr"]
-    names = class_mmd.class_mmd_kernel.arg_names
     constants = {
         "BLOCK_ROWS": class_mmd.BLOCK_ROWS,
         "BLOCK_DIMS": class_mmd.BLOCK_DIMS,
         "ACC": accumulator,
     }
-    source = triton.compiler.ASTSource(
-        fn=class_mmd.class_mmd_kernel,
-        signature=dict(zip(names, types, strict=True)),
-        constexprs=constants,
-    )
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
-    used = resources(compiled.asm["cubin"], tmp_path / "kernel.cubin")
-    assert used["STACK"] == 0
-    assert used["LOCAL"] == 0
+    used = compiled(class_mmd.class_mmd_kernel, types, constants, capability, tmp_path)
     assert used["REG"] <= 128
-    assert compiled.metadata.shared <= 48 * 1024
+
+
+# The largest columns of each way to hold them use the most registers.
+@every_target
+@every_dtype
+@pytest.mark.parametrize("rows", [64, 1024, 2048, 4096, 5000])
+def test_binary_wasserstein_compiles_ahead_of_time(dtype, capability, rows, tmp_path):
+    import triton.language as tl
+
+    from hashfast.kernels import binary_wasserstein as wasserstein
+
+    if rows == 64 and dtype != "fp32":
+        pytest.skip("as with float32, but smaller")
+    constants = wasserstein.configuration(rows, DTYPES[dtype])
+    warps = constants.pop("num_warps")
+    wide = dtype == "fp64"
+    constants |= {
+        "negatives": None,
+        "MODE": "seeded",
+        "KEY": wasserstein.INTEGERS[DTYPES[dtype]],
+        "ACC": tl.float64 if wide else tl.float32,
+    }
+    types = ["*" + dtype, "i64", "i64", "constexpr", "*i64"]
+    types += ["*i8", "i64", "i64", "*fp64" if wide else "*fp32", "i32", *["constexpr"] * 7]
+    kernel = wasserstein.binary_wasserstein_kernel
+    used = compiled(kernel, types, constants, capability, tmp_path, warps)
+    assert used["REG"] * 32 * warps <= 65536

@@ -1,131 +1,187 @@
-// Per column: select the k smallest entries, give them target -1 and the others +1, and add up
-// squared differences. Selection replaces the sort, because the target takes two values only.
+// Squared Wasserstein distance of every column to a +-1 target, and its gradient: the operations
+// around the kernels of binary_wasserstein_columns.h.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/core/Dispatch_v2.h>
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
+#include <limits>
+#include <memory>
+#include <new>
 #include <optional>
 #include <tuple>
-#include <type_traits>
 #include <vector>
 
 #include "../checks.h"
-#include "../philox.h"
+#include "binary_wasserstein_kernels.h"
+#include "cpu_level.h"
 
 namespace hashfast {
 namespace {
 
-constexpr int64_t kColumns = 16;  // columns gathered together: one cache line of float32 a row
+// Entries worth a thread of their own.
+constexpr int64_t kGrain = 1 << 14;
 
-__extension__ typedef unsigned __int128 uint128_t;
-
-// An integer that orders like (value, row): NaN last, both zeros equal, ties by row.
-template <class Value>
-auto sort_key(Value value, int64_t row) {
-  using Bits = std::conditional_t<std::is_same_v<Value, double>, uint64_t, uint32_t>;
-  using Key = std::conditional_t<std::is_same_v<Value, double>, uint128_t, uint64_t>;
-  constexpr Bits kSign = Bits{1} << (8 * sizeof(Bits) - 1);
-  Bits bits = ~Bits{0};
-  if (!std::isnan(value)) {
-    value += Value{0};  // -0 becomes +0
-    std::memcpy(&bits, &value, sizeof(bits));
-    bits = bits & kSign ? ~bits : bits | kSign;
+const WassersteinKernels& kernels() {
+#if HASHFAST_X86
+  switch (cpu_level()) {
+    case CpuLevel::avx512: return avx512::wasserstein_kernels;
+    case CpuLevel::avx2: return avx2::wasserstein_kernels;
+    case CpuLevel::portable: break;
   }
-  return (Key{bits} << 32) | static_cast<uint32_t>(row);
+#endif
+  return portable::wasserstein_kernels;
 }
 
-struct Column {
-  int64_t negatives;
-  bool median;  // the entry after the negatives has target 0
-};
-
-template <class Scalar>
-void columns(const Scalar* outputs, int64_t n, int64_t bits, int64_t first, int64_t last,
-             const std::vector<Column>& column, void* distances_out, int8_t* target) {
-  using Value = std::conditional_t<std::is_same_v<Scalar, double>, double, float>;
-  using Key = decltype(sort_key(Value{}, 0));
-  const int64_t width = last - first;
-  std::vector<Key> keys(n * width), scratch(n);
-  for (int64_t row = 0; row < n; ++row)
-    for (int64_t j = 0; j < width; ++j)
-      keys[j * n + row] = sort_key(static_cast<Value>(outputs[row * bits + first + j]), row);
-  Key cut[kColumns];  // the first key that is not a negative; none if all are
-  bool all[kColumns];
-  for (int64_t j = 0; j < width; ++j) {
-    const int64_t k = column[first + j].negatives;
-    all[j] = k >= n;
-    if (all[j]) continue;
-    std::copy_n(keys.begin() + j * n, n, scratch.begin());
-    std::nth_element(scratch.begin(), scratch.begin() + k, scratch.end());
-    cut[j] = scratch[k];
+Floating floating(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double: return kFloat64;
+    case ScalarType::Float: return kFloat32;
+    case ScalarType::Half: return kFloat16;
+    case ScalarType::BFloat16: return kBFloat16;
+    default: break;
   }
-  double sums[kColumns] = {};
-  for (int64_t row = 0; row < n; ++row)
-    for (int64_t j = 0; j < width; ++j) {
-      const Key key = keys[j * n + row];
-      const bool middle = !all[j] && key == cut[j] && column[first + j].median;
-      const int8_t t = all[j] || key < cut[j] ? -1 : middle ? 0 : 1;
-      target[row * bits + first + j] = t;
-      const double gap = static_cast<double>(outputs[row * bits + first + j]) - t;
-      sums[j] += gap * gap;
-    }
-  for (int64_t j = 0; j < width; ++j)
-    static_cast<Value*>(distances_out)[first + j] = static_cast<Value>(n ? sums[j] / n : 0.0);
+  STD_TORCH_CHECK(false,
+                  "binary_wasserstein: outputs must be float64, float32, float16 or bfloat16");
 }
 
-std::tuple<Tensor, Tensor> binary_wasserstein(const Tensor& outputs,
-                                              const std::optional<Tensor>& negatives,
-                                              const std::optional<Tensor>& seed) {
-  STD_TORCH_CHECK(outputs.dim() == 2, "binary_wasserstein: outputs must be [n, bits]");
-  const Tensor rows = torch::stable::contiguous(outputs);
-  const int64_t n = rows.size(0), bits = rows.size(1);
-  STD_TORCH_CHECK(n <= int64_t{0xFFFFFFFF}, "binary_wasserstein: more than 2^32 - 1 rows");
+constexpr int64_t bytes_of(Floating type) {
+  return type == kFloat64 ? 8 : type == kFloat32 ? 4 : 2;
+}
 
-  std::vector<Column> column(bits, Column{n / 2, n % 2 == 1});
+// Rows [first, first + rows) and columns [column, column + columns).
+Matrix part(const Tensor& tensor, int64_t first, int64_t rows, int64_t column, int64_t columns) {
+  const int64_t row_stride = tensor.stride(0), column_stride = tensor.stride(1);
+  const int64_t offset = first * row_stride + column * column_stride;
+  const auto* const data = static_cast<const char*>(tensor.const_data_ptr());
+  return {data + offset * bytes_of(floating(tensor)), rows, columns, row_stride, column_stride};
+}
+
+// As torch::stable::new_empty, without looking the operation up by its name at every call.
+Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  int32_t type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(like.get(), sizes.begin(),
+                                                          static_cast<int64_t>(sizes.size()), &type,
+                                                          nullptr, nullptr, 0, nullptr, &made));
+  return Tensor(made);
+}
+
+std::vector<int64_t> negatives_of(const Tensor& outputs, const std::optional<Tensor>& negatives,
+                                  const std::optional<Tensor>& seed) {
+  const int64_t n = outputs.size(0), bits = outputs.size(1);
+  std::vector<int64_t> counts(bits, n / 2);
   if (negatives) {
     STD_TORCH_CHECK(negatives->scalar_type() == ScalarType::Int && negatives->dim() == 1 &&
                         negatives->size(0) == bits,
                     "binary_wasserstein: negatives must be int32 [", bits, "]");
-    const Tensor counts = torch::stable::contiguous(*negatives);
-    for (int64_t j = 0; j < bits; ++j) {
-      const int32_t k = counts.const_data_ptr<int32_t>()[j];
-      column[j] = {std::clamp<int64_t>(k, 0, n), false};
-    }
+    const auto* const given = negatives->const_data_ptr<int32_t>();
+    for (int64_t j = 0; j < bits; ++j)
+      counts[j] = std::clamp<int64_t>(given[j * negatives->stride(0)], 0, n);
   } else if (seed) {
     STD_TORCH_CHECK(seed->scalar_type() == ScalarType::Long && seed->numel() == 1,
                     "binary_wasserstein: seed must be one int64");
     const auto key = static_cast<uint64_t>(*seed->const_data_ptr<int64_t>());
-    for (int64_t j = 0; j < bits; ++j)
-      column[j] = {binomial_half(key, n, static_cast<uint32_t>(j)), false};
+    kernels().binomial_half(key, n, 0, bits, counts.data());
   }
+  return counts;
+}
 
-  const ScalarType dtype = rows.scalar_type();
-  const ScalarType distance_dtype = dtype == ScalarType::Double ? dtype : ScalarType::Float;
-  Tensor distances = torch::stable::new_empty(rows, {bits}, distance_dtype);
-  Tensor target = torch::stable::new_empty(rows, {n, bits}, ScalarType::Char);
-  void* const distances_out = distances.mutable_data_ptr();
+std::tuple<Tensor, Tensor> binary_wasserstein(const Tensor& outputs,
+                                              const std::optional<Tensor>& negatives,
+                                              const std::optional<Tensor>& seed, bool mean) {
+  STD_TORCH_CHECK(outputs.dim() == 2, "binary_wasserstein: outputs must be [n, bits]");
+  const int64_t n = outputs.size(0), bits = outputs.size(1);
+  STD_TORCH_CHECK(n < std::numeric_limits<int32_t>::max(),
+                  "binary_wasserstein: more than 2^31 - 2 rows");
+  const Floating type = floating(outputs);
+  const std::vector<int64_t> counts = negatives_of(outputs, negatives, seed);
+  const bool median = !negatives && !seed && n % 2;
+
+  Tensor target = new_empty(outputs, {n, bits}, ScalarType::Char);
   int8_t* const target_out = target.mutable_data_ptr<int8_t>();
-  THO_DISPATCH_V2(dtype, "binary_wasserstein", AT_WRAP([&] {
-                    const scalar_t* const in = rows.const_data_ptr<scalar_t>();
-                    torch::stable::parallel_for(0, (bits + kColumns - 1) / kColumns, 1,
-                                                [&](int64_t begin, int64_t end) {
-                                                  for (int64_t tile = begin; tile < end; ++tile)
-                                                    columns(in, n, bits, tile * kColumns,
-                                                            std::min(bits, (tile + 1) * kColumns),
-                                                            column, distances_out, target_out);
-                                                });
-                  }),
-                  ScalarType::Double, ScalarType::Float, ScalarType::Half, ScalarType::BFloat16);
+  std::vector<double> sums(bits);
+  const int64_t vector_bytes = kernels().vector_bytes;
+  const int64_t lanes = vector_bytes / std::max<int64_t>(bytes_of(type), 4);
+  const auto search = [&](int64_t begin, int64_t end) {
+    const auto align = std::align_val_t(vector_bytes);
+    const auto free = [align](void* room) { ::operator delete(room, align); };
+    const std::unique_ptr<void, decltype(free)> keys(::operator new(n * vector_bytes, align), free);
+    for (int64_t tile = begin; tile < end; ++tile) {
+      const int64_t column = tile * lanes, columns = std::min(lanes, bits - column);
+      kernels().columns[type]({part(outputs, 0, n, column, columns), counts.data() + column, median,
+                               target_out + column, bits, sums.data() + column, keys.get()});
+    }
+  };
+  if (n)
+    torch::stable::parallel_for(0, (bits + lanes - 1) / lanes,
+                                std::max<int64_t>(1, kGrain / (n * lanes)), search);
+
+  const double rows = static_cast<double>(std::max<int64_t>(n, 1));
+  if (mean) {
+    double total = 0;
+    for (const double sum : sums) total += sum;
+    sums.assign(1, total / static_cast<double>(bits));
+  }
+  const ScalarType dtype = type == kFloat64 ? ScalarType::Double : ScalarType::Float;
+  Tensor distances = mean ? new_empty(outputs, {}, dtype) : new_empty(outputs, {bits}, dtype);
+  for (size_t j = 0; j < sums.size(); ++j)
+    if (type == kFloat64)
+      distances.mutable_data_ptr<double>()[j] = sums[j] / rows;
+    else
+      distances.mutable_data_ptr<float>()[j] = static_cast<float>(sums[j] / rows);
   return {distances, target};
+}
+
+// 2 / n times the gradient of each column's distance; of their mean, the same for every column.
+template <class Value>
+std::vector<Value> scale_of(const Tensor& grad, int64_t n, int64_t bits) {
+  const auto* const given = static_cast<const Value*>(grad.const_data_ptr());
+  const int64_t stride = grad.dim() ? grad.stride(0) : 0;
+  const double shares = grad.dim() ? 1 : static_cast<double>(bits);
+  std::vector<Value> scale(bits);
+  for (int64_t j = 0; j < bits; ++j)
+    scale[j] = static_cast<Value>(2 / (static_cast<double>(n) * shares) * given[j * stride]);
+  return scale;
+}
+
+Tensor binary_wasserstein_backward(const Tensor& grad, const Tensor& outputs,
+                                   const Tensor& target) {
+  STD_TORCH_CHECK(outputs.dim() == 2 && target.dim() == 2 && target.size(0) == outputs.size(0) &&
+                      target.size(1) == outputs.size(1) && target.scalar_type() == ScalarType::Char,
+                  "binary_wasserstein_backward: outputs are [n, bits] and target is int8 alike");
+  const int64_t n = outputs.size(0), bits = outputs.size(1);
+  const Floating type = floating(outputs);
+  const ScalarType dtype = type == kFloat64 ? ScalarType::Double : ScalarType::Float;
+  STD_TORCH_CHECK(
+      grad.scalar_type() == dtype && (!grad.dim() || (grad.dim() == 1 && grad.size(0) == bits)),
+      "binary_wasserstein_backward: grad must be [", bits, "] or a scalar, in ",
+      type == kFloat64 ? "float64" : "float32");
+  Tensor gradient = new_empty(outputs, {n, bits}, outputs.scalar_type());
+  if (n == 0 || bits == 0) return gradient;
+  const Tensor signs = target.is_contiguous() ? target : torch::stable::contiguous(target);
+  std::vector<double> wide;
+  std::vector<float> narrow;
+  if (type == kFloat64)
+    wide = scale_of<double>(grad, n, bits);
+  else
+    narrow = scale_of<float>(grad, n, bits);
+  const void* const scale =
+      type == kFloat64 ? static_cast<const void*>(wide.data()) : narrow.data();
+  const auto* const sign = signs.const_data_ptr<int8_t>();
+  auto* const out = static_cast<char*>(gradient.mutable_data_ptr());
+  torch::stable::parallel_for(
+      0, n, std::max<int64_t>(1, kGrain / bits), [&](int64_t begin, int64_t end) {
+        kernels().gradient[type]({part(outputs, begin, end - begin, 0, bits), sign + begin * bits,
+                                  scale, out + begin * bits * bytes_of(type)});
+      });
+  return gradient;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hashfast, CPU, m) {
   m.impl("binary_wasserstein", TORCH_BOX(&binary_wasserstein));
+  m.impl("binary_wasserstein_backward", TORCH_BOX(&binary_wasserstein_backward));
 }
 
 }  // namespace hashfast

@@ -19,6 +19,8 @@ _SWITCH = {
     **dict.fromkeys(("true", "True", "yes", "on"), ""),
     **dict.fromkeys(("false", "False", "no", "off"), "no-"),
 }
+# Commands that take --preset: their options are those of training.
+WITH_PRESETS = {"train"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +40,28 @@ class Output:
 def run(name: str, command: Any, arguments: list[str]) -> int:
     """Exit status of `hashfast NAME ARGUMENTS`.
 
-    `--config FILE.yaml` gives defaults for options, named as in the file; options on the command
-    line win. `--json` prints the result as JSON.
+    `--config FILE.yaml` gives defaults for options, named as in the file, and to the commands of
+    WITH_PRESETS `--preset NAME` gives them too; of both the file's win, and options on the command
+    line always. `--json` prints the result as JSON.
     """
     as_json = "--json" in arguments
     arguments = [argument for argument in arguments if argument != "--json"]
-    config: list[str] = []
+    path = preset = None
+    given: list[str] = []
     try:
-        arguments, path = _take_config(arguments)
+        arguments, path = _take(arguments, "--config", "a file")
         if path is not None:
-            arguments, config = _with_config(arguments, path, command)
+            arguments, given = _with_defaults(arguments, *_read_config(Path(path), command))
+        if name in WITH_PRESETS:
+            arguments, preset = _take(arguments, "--preset", "a name: hashfast methods lists them")
+        if preset is not None:
+            words = _read_preset(preset, command)
+            arguments, given = _with_defaults(arguments, [], words)[0], [*words, *given]
     except (OSError, ValueError, yaml.YAMLError) as error:
         return failed(name, error, 2)
     extra = "With --json the result is JSON; --config FILE.yaml gives defaults for these options."
+    if name in WITH_PRESETS:
+        extra += " So does --preset NAME, with the settings of a paper (hashfast methods)."
     try:
         options = tyro.cli(
             command,
@@ -61,12 +72,15 @@ def run(name: str, command: Any, arguments: list[str]) -> int:
     except SystemExit as error:
         if error.code in (0, None):
             return 0
-        if config:
-            print(f"hashfast {name}: {path} gives {shlex.join(config)}", file=sys.stderr)
+        if given:
+            sources = " and ".join(filter(None, (preset and f"preset {preset}", path)))
+            print(f"hashfast {name}: {sources} gives {shlex.join(given)}", file=sys.stderr)
         return 2
     try:
         result = options.run()
-        print(json.dumps(result.to_dict(), indent=2, default=str) if as_json else str(result))
+        if result is not None:
+            shown = json.dumps(result.to_dict(), indent=2, default=str) if as_json else str(result)
+            print(shown)
     except KeyboardInterrupt:
         hint = "; --resume continues after the last whole epoch" * hasattr(options, "resume")
         return failed(name, f"interrupted{hint}")
@@ -83,44 +97,62 @@ def failed(name: str, why: object, status: int = 1) -> int:
     return status
 
 
-def _take_config(arguments: list[str]) -> tuple[list[str], Path | None]:
+def _take(arguments: list[str], option: str, what: str) -> tuple[list[str], str | None]:
+    """The arguments without an option, and its value."""
     for i, argument in enumerate(arguments):
-        if argument.startswith("--config="):
-            return arguments[:i] + arguments[i + 1 :], Path(argument.partition("=")[2])
-        if argument == "--config":
+        if argument.startswith(f"{option}="):
+            return arguments[:i] + arguments[i + 1 :], argument.partition("=")[2]
+        if argument == option:
             if i + 1 == len(arguments):
-                raise ValueError("--config needs a file")
-            return arguments[:i] + arguments[i + 2 :], Path(arguments[i + 1])
+                raise ValueError(f"{option} needs {what}")
+            return arguments[:i] + arguments[i + 2 :], arguments[i + 1]
     return arguments, None
 
 
-def _with_config(arguments: list[str], path: Path, command: Any) -> tuple[list[str], list[str]]:
-    """The arguments with those of a YAML file among them, and the file's alone.
+def _with_defaults(
+    arguments: list[str], positional: list[str], options: list[str]
+) -> tuple[list[str], list[str]]:
+    """The arguments with others that they win over among them, and those others alone.
 
-    The file's options come before the user's: of a repeated option the last counts. They come after
-    the positional arguments that the user begins with, which would else continue a list. Positional
-    arguments of the file count when the user begins with none.
+    Of a repeated option the last counts, so the others come first; but after the positional
+    arguments that the user begins with, which would else continue a list. The positional among the
+    others count when the user begins with none.
     """
-    positional, options = _read_config(path, command)
     start = next((i for i, a in enumerate(arguments) if a.startswith("-")), len(arguments))
     if start:
         positional = []
     return [*positional, *arguments[:start], *options, *arguments[start:]], positional + options
 
 
+def _read_preset(name: str, command: Any) -> list[str]:
+    """The settings of a preset, spelled as on the command line."""
+    from hashfast.presets import find_preset
+
+    def text(value: Any) -> Any:
+        return [str(part) for part in value] if isinstance(value, tuple) else str(value)
+
+    settings = {key: text(value) for key, value in find_preset(name).settings.items()}
+    return _spelled(settings, command, f"preset {name}")[1]
+
+
 def _read_config(path: Path, command: Any) -> tuple[list[str], list[str]]:
-    """Positional arguments and options, spelled as on the command line."""
+    """Positional arguments and options of a YAML file, spelled as on the command line."""
     with path.open(encoding="utf-8") as file:
         # Scalars stay as written, as a shell would pass them: 1e-3, and `no` as a choice.
         values = yaml.load(file, Loader=yaml.BaseLoader)
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no options; expected lines of key: value")
     values = {str(key).replace("-", "_"): value for key, value in values.items()}
+    return _spelled(values, command, str(path))
+
+
+def _spelled(values: dict[str, Any], command: Any, source: str) -> tuple[list[str], list[str]]:
+    """Positional arguments and options of texts by name, spelled as on the command line."""
     known = typing.get_type_hints(command)
     unknown = sorted(values.keys() - known)
     if unknown:
         raise ValueError(
-            f"{path}: unknown option(s) {', '.join(unknown)}; known: {', '.join(known)}"
+            f"{source}: unknown option(s) {', '.join(unknown)}; known: {', '.join(known)}"
         )
     marked = typing.get_type_hints(command, include_extras=True)
     positional: list[str] = []
@@ -129,7 +161,7 @@ def _read_config(path: Path, command: Any) -> tuple[list[str], list[str]]:
         try:
             words = _words(values.get(key, ""), kind)
         except ValueError as error:
-            raise ValueError(f"{path}: {key} is {error}") from None
+            raise ValueError(f"{source}: {key} is {error}") from None
         flag = key.replace("_", "-")
         if tyro.conf.Positional in getattr(marked[key], "__metadata__", ()):
             positional += words
@@ -143,16 +175,17 @@ def _read_config(path: Path, command: Any) -> tuple[list[str], list[str]]:
 
 
 def _words(value: Any, kind: Any) -> list[str]:
-    """A YAML value as words of a command line; none for null. A switch gives "" or "no-"."""
+    """A YAML value as words of a command line; none for null. A switch gives "" or "no-", and a
+    switch that may be left open True or False."""
     if value in _NULL:
         return []
     parts = value if isinstance(value, list) and typing.get_origin(kind) is tuple else [value]
     if not all(isinstance(part, str) for part in parts):
         raise ValueError(f"{value}; expected one value")
-    if kind is bool:
+    if kind in (bool, bool | None):
         if value not in _SWITCH:
             raise ValueError(f"{value}; expected true or false")
-        return [_SWITCH[value]]
+        return [_SWITCH[value] if kind is bool else str(not _SWITCH[value])]
     return [os.path.expanduser(part) for part in parts]
 
 

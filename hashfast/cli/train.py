@@ -1,3 +1,4 @@
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -7,19 +8,41 @@ from hashfast.hashing.config import TrainConfig
 
 @dataclass(frozen=True)
 class Command(TrainConfig):
-    """Train a hash model on a protocol and evaluate it."""
+    """Train a hash model on a protocol and evaluate it.
+
+    Several processes share the work when torchrun starts them: torchrun --nproc-per-node 2
+    -m hashfast train ...
+    """
 
     out: Path | None = None
     """Folder for the model, metrics and checkpoint (default: runs/DATA-METHOD-BITS)."""
     resume: bool = False
     """Continue the run in that folder from its last epoch."""
 
-    def run(self) -> Output:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_names()
+
+    def _check_names(self) -> None:
+        """Names that are checked again where they are used; here a wrong one is bad usage."""
+        from hashfast.data import PROTOCOLS
+        from hashfast.hashing.backbones import backbone_statistics
+
+        if self.data not in PROTOCOLS:
+            raise ValueError(f"unknown protocol {self.data!r}; known: {', '.join(PROTOCOLS)}")
+        with suppress(ImportError):  # a library that is missing is no bad usage
+            backbone_statistics(self.backbone)
+
+    def run(self) -> Output | None:
+        """None in all processes but the first, which speaks for them."""
+        from hashfast import _distributed
         from hashfast.hashing import train
 
         out = self.out or Path("runs", f"{self.data}-{self.method}-{self.bits}")
         config = TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)})
-        report, results = train(config, out, resume=self.resume)[1:]
+        _, report, results = train(config, out, resume=self.resume)
+        if _distributed.rank():
+            return None
         text = (
             f"{report}\ntraining    {results['train_seconds']:.1f} s, quantisation error "
             f"{results['quantization_error']:.3f} rad\nwritten to  {out}"

@@ -6,7 +6,8 @@ from hashfast.hashing.encode import Encoded, encode_dataset, fit_projection
 from hashfast.hashing.heads import build_head
 from hashfast.hashing.model import HashModel, ModelConfig
 from hashfast.hashing.projections import ITQ, RandomProjection
-from hashfast.hashing.train import DivergedError, TrainResult, train
+from hashfast.hashing.train import TrainResult, train
+from hashfast.hashing.watch import DivergedError
 
 __all__ = [
     "ITQ",

@@ -12,9 +12,9 @@ from hashfast.hashing.config import TrainConfig
 from hashfast.hashing.model import CONFIG_FILE
 
 CHECKPOINT_FILE = "checkpoint.pt"
-FORMAT = 1
+FORMAT = 2
 # Settings that may change between a run and its resumption without changing the result's meaning.
-_FREE = {"device", "workers", "root", "evaluate_every"}
+_FREE = {"device", "workers", "root", "evaluate_every", "tensorboard"}
 
 
 def save_checkpoint(
@@ -52,7 +52,7 @@ def find_run(
     """State of the run in `folder` to continue from; None where there is none.
 
     Raises FileExistsError for a run or model that would be overwritten, ValueError for other
-    settings or data.
+    settings or data. Epochs may be added where the learning rate does not depend on their number.
     """
     if not (folder / CHECKPOINT_FILE).is_file():
         if (folder / CONFIG_FILE).is_file():
@@ -72,9 +72,22 @@ def find_run(
         if key not in _FREE
     ]
     pairs += [(f"data {key}", state["protocol"].get(key), protocol[key]) for key in protocol]
-    differ = [f"{key} {theirs} -> {ours}" for key, theirs, ours in pairs if theirs != ours]
+    differ = {key: f"{key} {theirs} -> {ours}" for key, theirs, ours in pairs if theirs != ours}
+    fewer = config.epochs < state["epoch"]
+    if config.schedule == "constant" and not fewer:
+        differ.pop("epochs", None)
     if differ:
-        raise ValueError(f"{folder} was trained with other settings: {'; '.join(differ)}")
+        why = ""
+        if "epochs" in differ:
+            why = (
+                f" (it has trained {state['epoch']} epochs already)"
+                if fewer
+                else " (a cosine over other epochs has another learning rate at every step; only "
+                "runs with schedule=constant can be extended)"
+            )
+        raise ValueError(
+            f"{folder} was trained with other settings: {'; '.join(differ.values())}{why}"
+        )
     return state
 
 

@@ -28,6 +28,7 @@ def encode_dataset(
     model: HashModel,
     dataset: ImageDataset,
     *,
+    rows: Tensor | None = None,
     batch_size: int = 512,
     workers: int = 0,
     strict: bool = False,
@@ -35,9 +36,9 @@ def encode_dataset(
 ) -> Encoded:
     """Codes of every item, in order, computed where the model is and returned on the CPU.
 
-    Unreadable pictures are left out and listed; with `strict` the first one raises
-    UnreadableImage. Raises ValueError for images of another shape than the model's, and naming the
-    item whose outputs are not finite.
+    rows: numbers of the items to encode, int64, instead of all. Unreadable pictures are left out
+    and listed; with `strict` the first one raises UnreadableImage. Raises ValueError for images of
+    another shape than the model's, and naming the item whose outputs are not finite.
     """
     if tuple(dataset.image_shape) != tuple(model.config.image_shape):
         raise ValueError(
@@ -45,11 +46,11 @@ def encode_dataset(
             f"{_shape(model.config.image_shape)} (channels x height x width): load the data in "
             "that shape"
         )
-    rows = torch.arange(len(dataset)).split(batch_size)
+    rows = torch.arange(len(dataset)) if rows is None else rows
     parts, unreadable = [], []
-    bar = tqdm(total=len(dataset), unit="img", desc="encode", disable=not progress)
+    bar = tqdm(total=len(rows), unit="img", desc="encode", disable=not progress)
     with bar, inference(model):
-        for batch, failed in batches(dataset, rows, model.mean.device, workers):
+        for batch, failed in batches(dataset, rows.split(batch_size), model.mean.device, workers):
             if strict and failed:
                 raise UnreadableImage(failed[0][1])
             unreadable += failed

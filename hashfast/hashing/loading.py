@@ -1,5 +1,6 @@
 """Batches of a dataset: straight from memory, or through a DataLoader."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -36,6 +37,23 @@ def shuffled(n: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
 def epoch_seed(seed: int, epoch: int) -> int:
     """One seed for each (seed, epoch): a resumed run draws what an uninterrupted one drew."""
     return (seed * 1_000_003 + epoch) % 2**63
+
+
+def seed_draws(device: torch.device, *place: int | str) -> None:
+    """Make what torch draws next a function of `place`, such as (seed, "loss", step)."""
+    digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
+    seed = int.from_bytes(digest, "little")
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed costs ten times as much
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
+def empty_batch(dataset: ImageDataset, device: torch.device) -> Batch:
+    """A batch of no rows, as `batches` yields them."""
+    images = torch.empty(0, *dataset.image_shape, dtype=torch.uint8, device=device)
+    none = torch.empty(0, dtype=torch.int64, device=device)
+    labels = none if dataset.labels is None else dataset.labels[:0].to(device)
+    return images, labels, none
 
 
 def batches(

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hashfast.losses._functional import multi_hot
+
 
 class MemoryBank(nn.Module):
     """Outputs [size, bits] and labels of `size` training images; an image not seen yet is zeros.
@@ -33,13 +35,21 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def write(self, index: Tensor, outputs: Tensor, labels: Tensor) -> None:
-        """Overwrite the rows `index` [n]; nothing keeps a gradient."""
+        """Overwrite the rows `index` [n]; nothing keeps a gradient.
+
+        Raises ValueError for class ids after multi-hot labels.
+        """
+        if labels.dim() == 1 and len(self.hot):
+            raise ValueError(
+                f"labels are class ids {list(labels.shape)}, and the memory bank holds multi-hot "
+                "labels of earlier batches: use one form for the whole run"
+            )
         self.outputs.index_copy_(0, index, outputs.to(self.outputs.dtype))
         if labels.dim() == 1:
             self.ids.index_copy_(0, index, labels.long())
             return
         if not len(self.hot):
-            self.hot = self.hot.new_zeros(self.size, self.num_classes)
+            self.hot = multi_hot(self.ids, self.num_classes, self.hot.dtype)
         self.hot.index_copy_(0, index, labels.to(self.hot.dtype))
 
     def _load_from_state_dict(

@@ -100,7 +100,8 @@ class HashLoss(nn.Module):
         if self.memory is None or index is None:
             return outputs, labels
         self.memory.write(index, outputs, labels)
-        return self.memory.outputs.to(outputs.dtype), self.memory.labels
+        # A copy: the graph of this batch may outlive the next batch's write.
+        return self.memory.outputs.to(outputs.dtype, copy=True), self.memory.labels
 
     def start_epoch(self, epoch: int) -> None:
         """Called by the training loop before epoch 0, 1, ...; for methods with a schedule."""
@@ -192,10 +193,15 @@ class HashLoss(nn.Module):
                     f"{type(self).__name__} needs {name}: call "
                     f"criterion(outputs, labels, {name}=...)"
                 )
+            if value.device != outputs.device:
+                raise ValueError(
+                    f"{name} is on {value.device}, outputs on {outputs.device}: move {name}"
+                )
             inputs[name] = full_precision(value)
-        if "u_student" in inputs and inputs["u_student"].shape != outputs.shape:
+        student = inputs.get("u_student", outputs)
+        if student.shape != outputs.shape or not student.is_floating_point():
             raise ValueError(
-                f"u_student has shape {list(inputs['u_student'].shape)}, outputs "
+                f"u_student is {student.dtype} {list(student.shape)}, outputs {outputs.dtype} "
                 f"{list(outputs.shape)}; expected a second view of the same images"
             )
         if "index" in inputs:

@@ -58,13 +58,13 @@ def sign_straight_through(values: Tensor) -> Tensor:
 def unit_rows(values: Tensor) -> Tensor:
     """Rows divided by their Euclidean norm; a zero row stays zero and has zero gradient."""
     square = values.square().sum(1, keepdim=True)
-    defined = square > 0
+    defined = square != 0  # NaN stays NaN
     return torch.where(defined, values / square.where(defined, 1).sqrt(), 0)
 
 
 def safe_sqrt(values: Tensor) -> Tensor:
     """Square root with zero, not infinite, gradient at zero."""
-    defined = values > 0
+    defined = values != 0
     return torch.where(defined, values.where(defined, 1).sqrt(), 0)
 
 

@@ -1,5 +1,6 @@
 """Deep Cauchy hashing: a likelihood of Hamming distances that is sharp near zero."""
 
+import math
 from typing import Literal, Unpack
 
 import torch
@@ -29,7 +30,7 @@ class DCH(HashLoss):
         options: see QuantizationOptions; the default weight lambda of "original" is 0.1.
 
     A batch of one has no pairs: that part is 0 (not in the "zoo" variant). Raises ValueError for an
-    unknown variant. Call: see HashLoss.
+    unknown variant and a gamma that is not positive. Call: see HashLoss.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class DCH(HashLoss):
         choices = ("paper", "zoo", "official", "official-cosine")
         if variant not in choices:
             raise ValueError(f"unknown variant {variant!r}; choose one of {', '.join(choices)}")
-        if gamma <= 0:
+        if not 0 < gamma < math.inf:
             raise ValueError(f"gamma is {gamma}; it must be positive")
         super().__init__(num_classes, bits, original_weight=0.1, **options)
         self.gamma, self.variant = gamma, variant
@@ -61,7 +62,7 @@ class DCH(HashLoss):
         losses = self._cauchy(self._distances(outputs, outputs), pairs)
         if self.variant == "paper":
             return balanced_mean(losses, pairs, different)
-        weight = torch.where(pairs, n * n / pairs.sum().clamp(min=1), 1)
+        weight = torch.where(pairs, n * n / pairs.sum().clamp(min=1).to(losses.dtype), 1)
         return (weight * losses).where(different, 0).sum() / (n * (n - 1))
 
     def original_quantization(self, outputs: Tensor) -> Tensor:

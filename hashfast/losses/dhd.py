@@ -1,5 +1,6 @@
 """Deep hash distillation: proxies learned on a weakly augmented view, distilled to a strong one."""
 
+import math
 from typing import Unpack
 
 import torch
@@ -51,7 +52,7 @@ class DHD(HashLoss):
         sigma: float = 0.5,
         **options: Unpack[QuantizationOptions],
     ) -> None:
-        if tau <= 0 or sigma <= 0:
+        if not (0 < tau < math.inf and 0 < sigma < math.inf):
             raise ValueError(f"tau={tau} and sigma={sigma} must both be positive")
         super().__init__(num_classes, bits, original_weight=0.1, **options)
         self.tau, self.distill_weight, self.sigma = tau, distill_weight, sigma
@@ -72,8 +73,13 @@ class DHD(HashLoss):
 
     def original_quantization(self, outputs: Tensor, u_student: Tensor) -> Tensor:
         target = (outputs.detach().sign() + 1) / 2
-        positive = (-((outputs - 1) / self.sigma).square() / 2).exp()
-        negative = (-((outputs + 1) / self.sigma).square() / 2).exp()
-        return F.binary_cross_entropy(positive, target) + F.binary_cross_entropy(
-            negative, 1 - target
-        )
+        return self._entropy(outputs - 1, target) + self._entropy(outputs + 1, 1 - target)
+
+    def _entropy(self, distance: Tensor, target: Tensor) -> Tensor:
+        """BCE of g = exp(-(distance / sigma)^2 / 2) against its target, from log g.
+
+        F.binary_cross_entropy would stop a CUDA device for good at a NaN, which must come out.
+        """
+        log_g = -(distance / self.sigma).square() / 2
+        log_rest = (-torch.expm1(log_g.clamp(max=-1e-12))).log()
+        return -(target * log_g + (1 - target) * log_rest).mean()

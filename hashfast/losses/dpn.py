@@ -1,12 +1,13 @@
 """Deep polarised network: a hinge that keeps every bit away from zero, on its target's side."""
 
+import math
 from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 
 from hashfast.losses._base import HashLoss
-from hashfast.losses._functional import multi_hot
+from hashfast.losses._functional import full_precision, multi_hot
 from hashfast.losses.centres import (
     bernoulli_codebook,
     checked_codebook,
@@ -57,7 +58,7 @@ class DPN(HashLoss):
     ) -> None:
         if reduction not in ("sum", "mean"):
             raise ValueError(f"unknown reduction {reduction!r}; choose 'sum' or 'mean'")
-        if margin <= 0:
+        if not 0 < margin < math.inf:
             raise ValueError(f"margin is {margin}; it must be positive")
         super().__init__(num_classes, bits, **options)
         self.margin, self.reduction, self.ternary = margin, reduction, ternary
@@ -94,16 +95,23 @@ class DPN(HashLoss):
 
         outputs [n, bits] and labels, ids [n] or multi-hot, of the training set. Of each class the
         share `keep` in (0, 1] of images nearest to the old target counts; a tied bit becomes 0, and
-        a class without images keeps its target. Source: kamwoh/dpn, update_centroid.
+        a class without images keeps its target. Raises as a call does. Source: kamwoh/dpn,
+        update_centroid.
         """
         if not 0 < keep <= 1:
             raise ValueError(f"keep is {keep}; expected a share of the images, in (0, 1]")
-        positive = multi_hot(labels, self.num_classes, torch.bool)
-        codes = outputs.sign()
-        for label in range(self.num_classes):
-            members = codes[positive[:, label]]
-            if not len(members):
+        self._checked_inputs(outputs, labels)
+        self.check_labels(labels)
+        codes = full_precision(outputs).sign()
+        rows, classes = torch.arange(len(labels), device=labels.device), labels.long()
+        if labels.dim() == 2:
+            rows, classes = labels.nonzero().T
+        counts = classes.bincount(minlength=self.num_classes).tolist()
+        rows_by_class = rows[classes.argsort(stable=True)].split(counts)
+        for label, own in enumerate(rows_by_class):
+            if not len(own):
                 continue
+            members = codes[own]
             old = self.targets[label].to(codes.dtype)
             polarised = (self.margin - members * old).clamp(min=0).mean(1)
             count = max(1, int(keep * len(members)))

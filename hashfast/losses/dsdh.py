@@ -1,5 +1,6 @@
 """Deep supervised discrete hashing: codes solved bit by bit, from which labels are predicted."""
 
+import math
 from typing import Unpack
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hashfast.losses._base import HashLoss
-from hashfast.losses._functional import multi_hot, similar
+from hashfast.losses._functional import full_precision, multi_hot, similar
 from hashfast.losses.quantization import QuantizationOptions
 
 
@@ -22,7 +23,8 @@ class DSDH(HashLoss):
     the start of each epoch `solve` alternates, `rounds` times, the ridge regression
     W = (B^T B + nu / mu I)^-1 B^T Y and discrete coordinate descent over the bits of B (paper,
     section 3.3). The last term is the paper's quantisation; swuxyj/DeepHash-pytorch (DSDH.py)
-    leaves it out and agrees in all the others. A bit that has no code yet is drawn to its own sign.
+    leaves it out and agrees in all the others. A bit that has no code yet is not drawn
+    anywhere.
 
     Args:
         num_classes, bits: at least 1.
@@ -53,7 +55,7 @@ class DSDH(HashLoss):
         bank_size: int | None = None,
         **options: Unpack[QuantizationOptions],
     ) -> None:
-        if min(mu, nu, eta) <= 0 or rounds < 1:
+        if not all(0 < weight < math.inf for weight in (mu, nu, eta)) or rounds < 1:
             raise ValueError(
                 f"mu={mu}, nu={nu}, eta={eta} must be positive and rounds={rounds} at least 1"
             )
@@ -72,7 +74,9 @@ class DSDH(HashLoss):
         """Solve W and B for what the bank holds. Raises RuntimeError without a bank."""
         if self.memory is None:
             raise RuntimeError("DSDH without bank_size solves for each batch as it comes")
-        classifier, codes = self._solved(self.memory.outputs, self.memory.labels, self.codes)
+        outputs, codes = full_precision(self.memory.outputs), full_precision(self.codes)
+        with torch.autocast(outputs.device.type, enabled=False):
+            classifier, codes = self._solved(outputs, self.memory.labels, codes)
         self.classifier.copy_(classifier)
         self.codes.copy_(codes)
 
@@ -94,25 +98,48 @@ class DSDH(HashLoss):
 
     def original_quantization(self, outputs: Tensor, index: Tensor | None = None) -> Tensor:
         codes = self._codes_of(index).to(outputs.dtype)
-        codes = torch.where(codes == 0, outputs.detach().sign(), codes)
-        return (codes - outputs).square().mean()
+        return (codes - outputs).square().where(codes != 0, 0).mean()
 
     def _codes_of(self, index: Tensor | None) -> Tensor:
         return self._batch_codes if index is None else self.codes[index]
 
     def _solved(self, outputs: Tensor, labels: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """(W [bits, classes], B [n, bits]) for outputs U [n, bits] and their labels, from B."""
-        codes = codes.clone()
-        ridge = self.nu / self.mu * torch.eye(self.bits, dtype=codes.dtype, device=codes.device)
-        for _ in range(self.rounds):
-            sums = _sums_by_class(codes, labels, self.num_classes)
-            classifier = torch.linalg.solve(codes.T @ codes + ridge, sums)
-            wanted = _at_labels(classifier, labels) + self.eta / self.mu * outputs
-            overlap = classifier @ classifier.T
-            overlap.fill_diagonal_(0)
-            for bit in range(self.bits):
-                codes[:, bit] = (wanted[:, bit] - codes @ overlap[bit]).sign()
-        return classifier, codes
+        ridge, pull = self.nu / self.mu, self.eta / self.mu
+        return _solution(outputs, labels, codes, self.num_classes, ridge, pull, self.rounds)
+
+
+# An operation of its own: torch.compile would unroll the loops over rounds and bits, for minutes.
+@torch.library.custom_op("hashfast::dsdh_solution", mutates_args=())
+def _solution(
+    outputs: Tensor,
+    labels: Tensor,
+    codes: Tensor,
+    num_classes: int,
+    ridge: float,
+    pull: float,
+    rounds: int,
+) -> tuple[Tensor, Tensor]:
+    codes = codes.clone()
+    bits = codes.shape[1]
+    damping = ridge * torch.eye(bits, dtype=codes.dtype, device=codes.device)
+    for _ in range(rounds):
+        sums = _sums_by_class(codes, labels, num_classes)
+        # Positive definite, so there is no error to wait for the device for (solve_ex).
+        classifier = torch.linalg.solve_ex(codes.T @ codes + damping, sums)[0]
+        wanted = _at_labels(classifier, labels) + pull * outputs
+        overlap = classifier @ classifier.T
+        overlap.fill_diagonal_(0)
+        for bit in range(bits):
+            codes[:, bit] = (wanted[:, bit] - codes @ overlap[bit]).sign()
+    return classifier.contiguous(), codes
+
+
+@_solution.register_fake
+def _(
+    outputs: Tensor, labels: Tensor, codes: Tensor, num_classes: int, *_: float
+) -> tuple[Tensor, Tensor]:
+    return codes.new_empty(codes.shape[1], num_classes), torch.empty_like(codes)
 
 
 def _sums_by_class(codes: Tensor, labels: Tensor, num_classes: int) -> Tensor:

@@ -1,5 +1,6 @@
 """HashNet: weighted pairwise likelihood, with codes that harden as training goes on."""
 
+import math
 from typing import Literal, Unpack
 
 import torch
@@ -35,8 +36,9 @@ class HashNet(HashLoss):
             detached, zeros until seen. Needs `index`. Only with "paper".
         options: see QuantizationOptions; "original" is the continuation, which adds no term.
 
-    Buffers: scale, steps, and the bank's. Raises ValueError for unknown choices. Call: see
-    HashLoss. In the official variants a batch of one has no pairs: the loss is 0.
+    Buffers: scale, steps, and the bank's. Raises ValueError for unknown choices and a weight that
+    is not positive. Call: see HashLoss. In the official variants a batch of one has no pairs: the
+    loss is 0.
     """
 
     bank = "optional"
@@ -59,6 +61,8 @@ class HashNet(HashLoss):
             raise ValueError(f"unknown variant {variant!r}; choose one of {', '.join(defaults)}")
         if bank_size is not None and variant != "paper":
             raise ValueError(f"variant={variant!r} compares two half batches and has no bank")
+        if not 0 < positive_weight < math.inf:
+            raise ValueError(f"positive_weight is {positive_weight}; it must be positive")
         super().__init__(num_classes, bits, **options)
         self.variant, self.positive_weight = variant, positive_weight
         self.alpha = defaults[variant] if alpha is None else alpha
@@ -83,11 +87,13 @@ class HashNet(HashLoss):
         if n < 2:
             warn_undefined("HashNet", n)
             return 0 * outputs.sum()
+        scale = self.scale.to(outputs.dtype)
         if self.quantization == "original":
             refreshed = self.steps // _STEPS_A_SCALE * _STEPS_A_SCALE
-            self.scale.copy_((1 + 0.005 * refreshed).sqrt())
+            scale = (1 + 0.005 * refreshed.to(outputs.dtype)).sqrt()
+            self.scale.copy_(scale)
             self.steps += self.training
-        codes = (self.scale.to(outputs.dtype) * outputs).tanh()
+        codes = (scale * outputs).tanh()
         half = n // 2
         product = self.alpha * codes[:half] @ codes[half:].T
         pairs = similar(labels[:half], labels[half:])

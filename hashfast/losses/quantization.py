@@ -15,8 +15,8 @@ from hashfast.losses._functional import check_outputs, full_precision, safe_sqrt
 
 # Weight of HSWD and SWD beside the similarity loss.
 DISTRIBUTION_WEIGHT = 0.1
-# Projected values held at a time by SWD (float32 values, their order and temporaries: ~100 MB).
-_PROJECTED_VALUES = 2**22
+# Projected values held at a time by SWD (float32 values, their order and temporaries: ~25 MB).
+_PROJECTED_VALUES = 2**20
 
 
 class HSWD(nn.Module):
@@ -29,33 +29,49 @@ class HSWD(nn.Module):
         bits: number of columns.
         target: "random" draws the number of -1 of each column from Binomial(n, 1/2) at each call
             (from torch's global generator); "balanced" fixes it at n / 2, which has lower variance
-            (the median of an odd batch is pulled to 0).
+            (the median of an odd batch is pulled to 0); "signs" takes the signs of the batch
+            itself, a column sorted by itself, so that every output is pulled to its own sign.
         root: return the square root, eq. 7 of the paper, instead of its square, which the released
             code uses. The gradient at distance 0 is 0.
 
     Call: outputs [n, bits], floating point -> scalar (float32 for half types); an empty batch gives
     0. Raises TypeError or ValueError for other outputs. Agrees with `quantization_swdc_loss` of the
-    released code for the same numbers of -1.
+    released code for the same numbers of -1, and with `quantization_swdc_signed_loss` ("signs").
     """
 
     def __init__(
-        self, bits: int, target: Literal["random", "balanced"] = "random", root: bool = False
+        self,
+        bits: int,
+        target: Literal["random", "balanced", "signs"] = "random",
+        root: bool = False,
     ) -> None:
         super().__init__()
-        if target not in ("random", "balanced"):
-            raise ValueError(f"unknown target {target!r}; choose 'random' or 'balanced'")
+        if target not in ("random", "balanced", "signs"):
+            raise ValueError(f"unknown target {target!r}; choose 'random' or 'balanced' or 'signs'")
         self.bits, self.target, self.root = bits, target, root
 
     def forward(self, outputs: Tensor) -> Tensor:
         check_outputs(outputs, self.bits)
-        seed = None
-        if self.target == "random":
-            seed = torch.randint(2**63 - 1, (), dtype=torch.int64, device=outputs.device)
-        squared = ops.binary_wasserstein(outputs, seed=seed)[0].mean()
+        if self.target == "signs":
+            squared = _distance_to_signs(outputs)
+        else:
+            seed = None
+            if self.target == "random":
+                seed = torch.randint(2**63 - 1, (), dtype=torch.int64, device=outputs.device)
+            squared = ops.binary_wasserstein(outputs, seed=seed, mean=True)[0]
         return safe_sqrt(squared) if self.root else squared
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, target={self.target!r}, root={self.root}"
+
+
+def _distance_to_signs(outputs: Tensor) -> Tensor:
+    """Sorting keeps the signs in order, so each output meets its own; sign(0) is 0."""
+    outputs = full_precision(outputs)
+    if outputs.shape[0] == 0:
+        return outputs.sum()
+    with torch.autocast(outputs.device.type, enabled=False):
+        return (outputs - outputs.detach().sign()).square().mean()
 
 
 class SWD(nn.Module):
@@ -64,7 +80,7 @@ class SWD(nn.Module):
     Outputs and as many uniform random codes are projected on `num_projections` random unit
     vectors, sorted, and compared: the mean squared difference. Directions and codes are drawn at
     each call from torch's global generator. Memory is bounded for any batch and `num_projections`
-    (projections are recomputed in the backward pass). Drop-in: `SWD(bits=64)(outputs)`.
+    (projections are taken a chunk at a time). Drop-in: `SWD(bits=64)(outputs)`.
 
     Args:
         bits: number of columns.
@@ -103,15 +119,19 @@ def sliced_wasserstein(outputs: Tensor, target: Tensor, directions: Tensor) -> T
     outputs, target [n, b], n > 0; directions [L, b], of unit length -> scalar. Source: paper eq. 6
     without the root.
     """
-    chunk = max(1, _PROJECTED_VALUES // outputs.shape[0])
-    if directions.shape[0] <= chunk:
-        return _projected_square(outputs, target, directions) / directions.shape[0]
+    if not (target.requires_grad or directions.requires_grad):
+        return _SlicedWasserstein.apply(outputs, target, directions)
     total = outputs.new_zeros(())
-    for part in directions.split(chunk):
+    for part in directions.split(_chunk(outputs)):
         total = total + checkpoint(
             _projected_square, outputs, target, part, use_reentrant=False, preserve_rng_state=False
         )
     return total / directions.shape[0]
+
+
+def _chunk(outputs: Tensor) -> int:
+    """Directions at a time."""
+    return max(1, _PROJECTED_VALUES // outputs.shape[0])
 
 
 def _projected_square(outputs: Tensor, target: Tensor, directions: Tensor) -> Tensor:
@@ -119,6 +139,34 @@ def _projected_square(outputs: Tensor, target: Tensor, directions: Tensor) -> Te
     ours = (directions @ outputs.T).sort(dim=1).values
     theirs = (directions @ target.T).sort(dim=1).values
     return (ours - theirs).square().sum() / outputs.shape[0]
+
+
+class _SlicedWasserstein(torch.autograd.Function):
+    """`sliced_wasserstein` as a function of the outputs alone, projected and sorted only once.
+
+    With the order of the projections fixed, the gradient is linear in the outputs, and summed up
+    over the directions it is as small as the outputs: it is computed beside the value.
+    """
+
+    @staticmethod
+    def forward(ctx, outputs, target, directions):
+        total, gradient = outputs.new_zeros(()), torch.zeros_like(outputs)
+        for part in directions.split(_chunk(outputs)):
+            ours, order = (part @ outputs.T).sort(dim=1)
+            gaps = ours.sub_((part @ target.T).sort(dim=1).values)
+            total += gaps.square().sum()
+            gradient.addmm_(torch.empty_like(gaps).scatter_(1, order, gaps).T, part)
+        scale = 1 / (outputs.shape[0] * directions.shape[0])
+        ctx.save_for_backward(outputs, directions, gradient.mul_(2 * scale))
+        return total * scale
+
+    @staticmethod
+    def backward(ctx, grad):
+        outputs, directions, gradient = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is asked for: add its zero
+            second = directions.T @ directions * (2 / (outputs.shape[0] * directions.shape[0]))
+            gradient = gradient + (outputs - outputs.detach()) @ second
+        return grad * gradient, None, None
 
 
 class QuantizationOptions(TypedDict, total=False):

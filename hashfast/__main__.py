@@ -1,0 +1,5 @@
+import sys
+
+from hashfast.cli import main
+
+sys.exit(main())

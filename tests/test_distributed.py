@@ -1,0 +1,300 @@
+"""Two processes train as one would: rows gathered, gradients, whole runs, and failures."""
+
+import multiprocessing
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from train_runs import TINY, lines, run, same_weights, small_digits, splits_of, tree
+
+from hashfast import _distributed
+from hashfast.data import ArrayDataset, load_folder
+from hashfast.hashing import HashModel, ModelConfig, TrainConfig
+from hashfast.hashing.batch_norm import SharedBatchNorm, share_batch_norm
+from hashfast.hashing.learner import Learner
+from hashfast.hashing.loading import shuffled
+from hashfast.hashing.methods import build_criterion
+
+WORLD = 2
+CPU = torch.device("cpu")
+
+
+def together(function, folder, *arguments):
+    """Results of function(*arguments) in two processes; [None] where one failed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hashfast.hashing", "pytest", "sklearn.datasets"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        context.Process(target=_process, args=(rank, port, function, folder, arguments))
+        for rank in range(WORLD)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode is not None, "a process hangs"
+    return [
+        torch.load(folder / f"rank{rank}.pt", weights_only=False) if process.exitcode == 0 else None
+        for rank, process in enumerate(processes)
+    ]
+
+
+def _process(rank, port, function, folder, arguments):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    try:
+        torch.save(function(*arguments), folder / f"rank{rank}.pt")
+    except BaseException as error:
+        (folder / f"rank{rank}.txt").write_text(repr(error))
+        raise
+
+
+# Rows
+
+
+def gathered():
+    with _distributed.setup(CPU):
+        own = _distributed.rank()
+        rows = torch.arange(6.0).view(3, 2)[: 1 + 2 * own] + 10 * own
+        rows.requires_grad_()
+        joined = _distributed.gather_rows(rows)
+        (joined * torch.arange(1.0, 9.0).view(4, 2)).sum().backward()
+        odd = [
+            _distributed.gather_rows(torch.full((own, 3), 7, dtype=torch.uint8)),
+            _distributed.gather_rows(torch.arange(6).view(2, 3).T[own:]),
+            _distributed.gather_rows(torch.empty(0, 4)),
+        ]
+        share = _distributed.own_share(torch.arange(5))
+        objects = _distributed.gather_objects({"rank": own})
+        _distributed.barrier()
+        return joined.detach(), rows.grad, odd, share, objects, _distributed.gather_counts(own)
+
+
+def test_rows_of_all_processes_join_in_their_order(tmp_path):
+    for own, result in enumerate(together(gathered, tmp_path)):
+        joined, gradient, odd, share, objects, counts = result
+        assert joined.tolist() == [[0, 1], [10, 11], [12, 13], [14, 15]]
+        assert gradient.tolist() == [[[1, 2]], [[3, 4], [5, 6], [7, 8]]][own]
+        assert odd[0].equal(torch.full((1, 3), 7, dtype=torch.uint8))
+        assert odd[1].tolist() == [[0, 3], [1, 4], [2, 5], [1, 4], [2, 5]]
+        assert odd[2].shape == (0, 4)
+        assert share.tolist() == [[0, 1, 2], [3, 4]][own]
+        assert objects == [{"rank": 0}, {"rank": 1}]
+        assert counts == [0, 1]
+
+
+def test_one_process_needs_no_group():
+    with _distributed.setup(CPU) as device:
+        assert device == CPU
+        assert not _distributed.is_distributed()
+        rows = torch.rand(3, 2)
+        assert _distributed.gather_rows(rows) is rows
+        assert _distributed.own_share(rows).equal(rows)
+        assert _distributed.gather_objects(5) == [5]
+        assert _distributed.rank() == 0
+
+
+# Gradients
+
+STEPS = TrainConfig(
+    bits=6, width=2, optimizer="sgd", momentum=0.9, learning_rate=0.01, batch_size=9, device="cpu"
+)
+# Pairs, banks, distributions, parameters of the loss, two views, a clipped gradient.
+CASES = {
+    "pairs": {"method": "hashnet"},
+    "clipped": {"method": "dch", "clip_gradient": 0.05},
+    "bank": {"method": "hashnet", "memory_bank": True},
+    "codes of a bank": {"method": "dsdh"},
+    "hswd": {"method": "csq", "quantization": "hswd"},
+    "swd": {"method": "dpn", "quantization": "swd"},
+    "classifier": {"method": "greedyhash"},
+    "proxies and two views": {"method": "dhd", "augment": "none", "quantization": "hswd"},
+    "in the batch": {"method": "dbdh", "memory_bank": False},
+}
+
+
+def steps():
+    """Terms, gradients and final weights of a few steps of each case, in float64."""
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randint(256, (24, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    hot = (torch.rand(24, 3, generator=generator) < 0.5).float()
+    # 9 rows are 5 and 4, and one row leaves a process without any.
+    batches = [torch.arange(0, 9), torch.arange(9, 10), torch.arange(8, 17), torch.arange(24)]
+    results = {}
+    with _distributed.setup(CPU):
+        for labels in (torch.arange(24) % 3, hot):
+            dataset = ArrayDataset(pixels, labels)
+            for name, change in CASES.items():
+                config = replace(STEPS, **change)
+                torch.manual_seed(0)
+                criterion = build_criterion(config, splits_of(dataset, 3))
+                criterion.check_labels(labels)
+                shape = dataset.image_shape
+                model = HashModel(
+                    ModelConfig("convnet3", 6, criterion.head, shape, 2, (0.5,), (0.3,))
+                )
+                learner = Learner(config, model.double(), criterion.double(), CPU, len(batches))
+                results[name, labels.ndim] = seen = []
+                learner.start_epoch(0)
+                for step, rows in enumerate(batches):
+                    if step == 2:
+                        learner.start_epoch(1)
+                    share = _distributed.own_share(rows)
+                    counts = _distributed.gather_counts(len(share))
+                    terms = learner.step(step, dataset.batch(share), counts)
+                    seen += [value.clone() for value in terms.values()]
+                    seen += [p.grad.clone() for p in learner.parameters]
+                seen += [parameter.detach().clone() for parameter in learner.parameters]
+                seen += [buffer.clone() for buffer in criterion.buffers()]
+    return results
+
+
+@pytest.mark.filterwarnings("ignore:.*undefined for a batch")
+def test_gradients_are_those_of_one_process(tmp_path):
+    expected = steps()
+    for result in together(steps, tmp_path):
+        assert result.keys() == expected.keys()
+        for name, values in expected.items():
+            torch.testing.assert_close(
+                result[name],
+                values,
+                rtol=1e-12,
+                atol=1e-12,
+                msg=lambda text, name=name: f"{name}: {text}",
+            )
+
+
+# Batch norm
+
+
+def normalised(shared):
+    """Outputs, gradients and running statistics of batch norms, of all rows."""
+    results = []
+    with _distributed.setup(CPU):
+        for norm, shape in (
+            (nn.BatchNorm1d(3), (9, 3)),
+            (nn.BatchNorm2d(3, momentum=None, eps=0.1), (5, 3, 2, 4)),
+            (nn.BatchNorm2d(3, affine=False, track_running_stats=False), (1, 3, 2, 2)),
+        ):
+            model = nn.Sequential(norm).double()
+            if shared:
+                share_batch_norm(model, CPU)
+                assert type(model[0]) is SharedBatchNorm
+            generator = torch.Generator().manual_seed(0)
+            for _ in range(2):
+                values, weights = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+                own = _distributed.own_share(values + 3).requires_grad_()
+                outputs = model(own)
+                (outputs * _distributed.own_share(weights)).square().sum().backward()
+                results.append([_distributed.gather_rows(t) for t in (outputs.detach(), own.grad)])
+            # Of every parameter the part of this process's rows.
+            parts = [_distributed.gather_rows(p.grad[None]).sum(0) for p in model.parameters()]
+            results.append([*parts, *model.buffers(), model.eval()(values).detach()])
+    return results
+
+
+def test_batch_norm_is_that_of_all_rows(tmp_path):
+    expected = normalised(False)
+    for result in together(normalised, tmp_path, True):
+        torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+
+
+# Whole runs
+
+
+# Adam would turn the noise in a gradient that is 0, of a bias before a norm, into whole steps.
+SGD = replace(TINY, optimizer="sgd", learning_rate=0.02)
+
+
+def runs(folder):
+    """A run, and one that is continued; with the folders of this process's own."""
+    config = replace(SGD, method="orthohash", quantization="hswd", epochs=2)
+    whole = run(config, folder / "whole", small_digits())
+    endless = replace(config, schedule="constant", epochs=1, method="hashnet", memory_bank=True)
+    run(endless, folder / "continued", small_digits())
+    longer = run(replace(endless, epochs=2), folder / "continued", small_digits(), resume=True)
+    pictures = run(replace(SGD, method="dch", batch_size=9), splits=pictures_of(folder))
+    return [(one.model, one.results) for one in (whole, longer, pictures)]
+
+
+def pictures_of(folder):
+    """Three classes of eight pictures; all of one process's share of a batch cannot be read."""
+    return load_folder(folder / "pictures", image_size=16, query=0.25)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    generator = np.random.default_rng(0)
+    for c in range(3):
+        (tmp_path / "pictures" / str(c)).mkdir(parents=True)
+        for i in range(8):
+            pixels = generator.integers(0, 100, (20, 20, 3), dtype=np.uint8)
+            pixels[..., c] += 120
+            Image.fromarray(pixels).save(tmp_path / "pictures" / str(c) / f"{i}.png")
+    splits = pictures_of(tmp_path)
+    for row in _unreadable_rows(splits):
+        Path(splits.train.path(row)).write_bytes(b"")
+    return tmp_path
+
+
+def _unreadable_rows(splits):
+    """The second half of the first batch, and one row of the second."""
+    first, second = shuffled(len(splits.train), 9, TINY.seed, 0)
+    return [*first.tensor_split(WORLD)[1].tolist(), int(second[0])]
+
+
+@pytest.mark.filterwarnings("ignore:.*unreadable pictures")
+def test_two_processes_train_the_model_of_one(pictures):
+    config = replace(SGD, method="orthohash", quantization="hswd", epochs=2)
+    together_runs = together(runs, pictures, pictures)
+    whole = run(config, pictures / "alone", small_digits())
+    endless = replace(config, schedule="constant", method="hashnet", memory_bank=True)
+    longer = run(endless, pictures / "endless", small_digits())
+    own_pictures = run(replace(SGD, method="dch", batch_size=9), splits=pictures_of(pictures))
+    for result in together_runs:
+        for (model, results), expected in zip(result, (whole, longer, own_pictures), strict=True):
+            torch.testing.assert_close(
+                model.state_dict(), expected.model.state_dict(), rtol=1e-4, atol=1e-5
+            )
+            assert results["processes"] == WORLD
+            assert results["report"]["map"] == pytest.approx(expected.report.map, abs=1e-3)
+            assert results["unreadable"] == expected.results["unreadable"]
+    assert all(
+        same_weights(ours, theirs) for (ours, _), (theirs, _) in zip(*together_runs, strict=True)
+    )
+    for ours, theirs in (("whole", "alone"), ("continued", "endless")):
+        for line, expected in zip(lines(pictures / ours), lines(pictures / theirs), strict=True):
+            assert line == pytest.approx(expected, rel=1e-4)
+    assert tree(pictures / "whole").keys() == tree(pictures / "alone").keys()
+
+
+# Failures
+
+
+def one_fails(folder):
+    if int(os.environ["RANK"]) == 1:
+        real = Learner.step
+
+        def step(self, number, *arguments):
+            if number == 2:
+                raise OSError("the second process fails")
+            return real(self, number, *arguments)
+
+        Learner.step = step
+    run(replace(TINY, method="csq"), folder / "run", small_digits())
+
+
+def test_the_failure_of_one_process_ends_the_other(tmp_path):
+    assert together(one_fails, tmp_path, tmp_path) == [None, None]
+    assert "the second process fails" in (tmp_path / "rank1.txt").read_text()
+    assert "the second process fails" not in (tmp_path / "rank0.txt").read_text()
+    assert not (tmp_path / "run" / "results.json").exists()
