@@ -7,7 +7,7 @@ EXTRAS := test,lint,plot,bench,train,demo
 NATIVE := $(wildcard csrc/*.h csrc/*.cuh csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 LIBRARY := hashfast/_C.abi3.so
 
-.PHONY: demo test lint format build bench clean data FORCE
+.PHONY: demo test lint format build bench docs clean data FORCE
 
 demo: build
 	$(BIN)/hashfast demo --out demo
@@ -60,6 +60,11 @@ $(LIBRARY): $(NATIVE) setup.py $(VENV)/.dependencies $(VENV)/.settings
 	rm -f hashfast/_C*.abi3.so
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
+
+docs: build
+	$(BIN)/python scripts/requirements.py docs > $(VENV)/docs.txt
+	$(PIP) -c constraints.txt -r $(VENV)/docs.txt
+	$(BIN)/sphinx-build -q -W --keep-going docs build/docs
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info hashfast/*.so demo

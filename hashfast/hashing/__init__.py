@@ -1,8 +1,9 @@
 """Hash models: backbones, hash heads, the training loop, encoding."""
 
-from hashfast.hashing.backbones import build_backbone, list_backbones
+from hashfast.hashing.backbones import backbone_statistics, build_backbone, list_backbones
 from hashfast.hashing.config import TrainConfig
 from hashfast.hashing.encode import Encoded, encode_dataset, fit_projection
+from hashfast.hashing.fit import fit_and_encode
 from hashfast.hashing.heads import build_head
 from hashfast.hashing.model import HashModel, ModelConfig
 from hashfast.hashing.projections import ITQ, RandomProjection
@@ -18,9 +19,11 @@ __all__ = [
     "RandomProjection",
     "TrainConfig",
     "TrainResult",
+    "backbone_statistics",
     "build_backbone",
     "build_head",
     "encode_dataset",
+    "fit_and_encode",
     "fit_projection",
     "list_backbones",
     "train",

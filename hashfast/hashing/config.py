@@ -37,7 +37,7 @@ class TrainConfig:
     quantization_weight: float | None = None
     """Weight of the quantisation term (default: the method's own, 0.1 for hswd and swd)."""
     backbone: str = "convnet3"
-    """Network: convnet3, resnetap10, a torchvision name, or timm/NAME."""
+    """Network: convnet3, resnetap10, efficientnet-lite0, a torchvision name, or timm/NAME."""
     width: float | None = None
     """Channels of convnet3 (default 128), multiplier of resnetap10 (default 1)."""
     weights: str | None = None

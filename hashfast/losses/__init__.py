@@ -15,6 +15,7 @@ from hashfast.losses.greedyhash import GreedyHash as GreedyHash
 from hashfast.losses.hashnet import HashNet as HashNet
 from hashfast.losses.orthohash import OrthoHash as OrthoHash
 from hashfast.losses.quantization import HSWD, SWD, sliced_wasserstein
+from hashfast.losses.transport import OT
 
 METHODS: dict[str, type[HashLoss]] = {
     method.__name__.lower(): method for method in HashLoss.__subclasses__()
@@ -23,6 +24,7 @@ METHODS: dict[str, type[HashLoss]] = {
 __all__ = [
     "HSWD",
     "METHODS",
+    "OT",
     "SWD",
     "HashLoss",
     "sliced_wasserstein",
