@@ -1,4 +1,4 @@
-"""Sphinx settings. The pages of methods and of the API are made from the docstrings at each build."""
+"""Sphinx settings. Pages of methods and of the API are made from the docstrings at each build."""
 
 import importlib
 from pathlib import Path
