@@ -14,6 +14,8 @@ _LAZY = {
     "metrics": "hashfast.metrics",
     "ops": "hashfast.ops",
     "plots": "hashfast.plots",
+    "presets": "hashfast.presets",
+    "reproduce": "hashfast.reproduce",
     "HashModel": "hashfast.hashing:HashModel",
     "IndexBinaryFlat": "hashfast.index:IndexBinaryFlat",
     "evaluate": "hashfast.metrics:evaluate",

@@ -5,7 +5,7 @@ from hashfast.cli._run import Output
 
 @dataclass(frozen=True)
 class Command:
-    """List methods, protocols and backbones."""
+    """List methods, presets, protocols and backbones."""
 
     backbones: bool = False
     """List every torchvision backbone too."""
@@ -15,6 +15,7 @@ class Command:
         from hashfast.hashing import list_backbones
         from hashfast.hashing.backbones import OWN_BACKBONES
         from hashfast.losses import METHODS
+        from hashfast.presets import FAMILIES, PRESETS
 
         methods = {name: (cls.__doc__ or "").split("\n")[0] for name, cls in METHODS.items()}
         protocols = {
@@ -29,6 +30,9 @@ class Command:
                 "methods (--method), each with --quantization original | hswd | swd | none",
                 *(f"  {name:<16} {what}" for name, what in methods.items()),
                 "",
+                "presets (--preset), settings of papers for the other options",
+                *(f"  {name:<30} {what}" for name, what in FAMILIES.items()),
+                "",
                 "protocols (--data)",
                 *(f"  {name:<16} {what}" for name, what in protocols.items()),
                 "",
@@ -37,4 +41,6 @@ class Command:
                 *(f"  {name}" for name in backbones),
             ]
         )
-        return Output(text, {"methods": methods, "protocols": protocols, "backbones": backbones})
+        presets = {name: preset.description for name, preset in PRESETS.items()}
+        lists = {"presets": presets, "protocols": protocols, "backbones": backbones}
+        return Output(text, {"methods": methods, **lists})

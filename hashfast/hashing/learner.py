@@ -46,10 +46,11 @@ class Learner:
         self.config, self.model, self.criterion, self.device = config, model, criterion, device
         if config.channels_last:
             model.to(memory_format=torch.channels_last)
-        network = _distribute(model, device) if _distributed.is_distributed() else model
         self.forward: Callable[[Tensor], Tensor] = (
-            torch.compile(network) if config.compile else network
+            _distribute(model, device) if _distributed.is_distributed() else model
         )
+        if config.compile:
+            model.compile()  # in place: evaluation is compiled too, and names of weights stay
         self.parameters = [*model.parameters(), *criterion.parameters()]
         self.optimizer = build_optimizer(config, model, criterion)
         self.steps_per_epoch = steps_per_epoch

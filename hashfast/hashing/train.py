@@ -64,7 +64,7 @@ def train(
         if out is not None:
             out = Path(out)
             state = find_run(out, config, splits.describe(), resume)
-        run = _Run(config, splits, _learner(config, splits, device), out, progress)
+        run = _Run(config, splits, build_learner(config, splits, device), out, progress)
         run.start(state)
         try:
             run.fit()
@@ -73,7 +73,7 @@ def train(
             run.close()
 
 
-def _learner(config: TrainConfig, splits: Splits, device: torch.device) -> Learner:
+def build_learner(config: TrainConfig, splits: Splits, device: torch.device) -> Learner:
     """Everything that learns, drawn from the seed, for data that has been checked."""
     least = min(2, config.batch_size)
     if len(splits.train) < least:

@@ -156,7 +156,8 @@ def binary_wasserstein(
     Returns (distances [b], target int8 [n, b] in {-1, 0, +1}), or with `mean` (their mean, a
     scalar, target); distances are differentiable twice in `outputs` with the target held fixed:
     gradient 2 (outputs - target) / n.
-    Raises ValueError on wrong shapes. Source: Doan et al. 2022 (HSWD), eq. 7 without the root.
+    Raises ValueError on wrong shapes; torch.func's transforms and forward-mode differentiation
+    raise too. Source: Doan et al. 2022 (HSWD), eq. 7 without the root.
     """
     if outputs.dim() != 2:
         raise ValueError(
