@@ -1,4 +1,4 @@
-"""The benchmark of near-duplicates: it finds what faiss finds, and refuses to time what it does not."""
+"""The benchmark of near-duplicates: it finds what faiss finds, and times nothing that does not."""
 
 import sys
 from pathlib import Path

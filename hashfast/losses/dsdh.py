@@ -33,7 +33,9 @@ class DSDH(HashLoss):
         rounds: alternations an epoch.
         bank_size: number of training images. Needs `index`. None: the batch stands for the training
             set, and W and B are solved for it, from sign(u), at every call.
-        options: see QuantizationOptions; the default weight of "original" is eta.
+        options: see QuantizationOptions; the default weight of "original" is eta, as in
+            TreezzZ/DSDH_PyTorch. On means that outweighs the pairs and can collapse the codes; the
+            paper's sums over pairs and images come to quantization_weight = eta * bits / bank_size.
 
     Buffers: classifier [bits, num_classes], and with a bank codes [bank_size, bits] and the bank's.
     Raises ValueError for weights that are not positive and rounds < 1. Call: see HashLoss.
