@@ -208,6 +208,14 @@ def test_batch_norm_is_that_of_all_rows(tmp_path):
         torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_shared_batch_norm_without_processes_is_the_norm_it_stands_for():
+    plain, shared = (nn.Sequential(nn.BatchNorm2d(3)) for _ in range(2))
+    share_batch_norm(shared, CPU)
+    values = torch.randn(5, 3, 2, 4)
+    assert shared(values).equal(plain(values))
+    torch.testing.assert_close(shared.state_dict(), plain.state_dict(), rtol=0, atol=0)
+
+
 # Whole runs
 
 

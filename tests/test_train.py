@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from train_runs import TINY, interrupt, run, same_weights, small_digits, splits_of
+from train_runs import TINY, interrupt, loop, run, same_weights, small_digits, splits_of
 
 import hashfast
 from hashfast import losses
@@ -104,6 +104,12 @@ def colours(tmp_path):
     return tmp_path / "pictures"
 
 
+def test_the_model_returned_holds_no_gradients(small):
+    result = run(replace(TINY, epochs=1), splits=small)
+    assert not result.model.training
+    assert all(parameter.grad is None for parameter in result.model.parameters())
+
+
 def test_a_folder_of_pictures(colours, tmp_path):
     splits = load_folder(colours, image_size=16, query=0.2)
     assert isinstance(splits.train, FileDataset)
@@ -135,6 +141,21 @@ def test_unreadable_pictures(colours):
         Path(splits.train.path(i)).write_bytes(b"")
     with pytest.raises(UnreadableImage, match="no training picture is readable"):
         run(config, splits=splits)
+
+
+def test_a_run_stopped_after_training_knows_what_it_could_not_read(colours, tmp_path, monkeypatch):
+    splits = load_folder(colours, image_size=16, query=0.2)
+    splits = replace(splits, database=splits.query.subset(range(6)))
+    trained = Path(splits.train.path(7))
+    trained.write_bytes(b"")
+    config = replace(TINY, epochs=1, batch_size=16)
+    with monkeypatch.context() as patch:
+        interrupt(patch, loop._Run, "_evaluate", 1)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "run", splits)
+    with pytest.warns(UserWarning, match="1 unreadable pictures were left out"):
+        result = run(config, tmp_path / "run", splits, resume=True)
+    assert str(trained) in result.results["unreadable"][0]
 
 
 def test_batch_norm_refuses_batches_of_one(small):

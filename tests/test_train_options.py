@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from train_runs import TINY, run, small_digits
+from train_runs import TINY, run, same_weights, small_digits
 
 from hashfast.hashing import HashModel
 
@@ -28,6 +28,24 @@ def test_mixed_precision(small, amp):
     ]
     assert 1e-5 < max(difference) < 1
     assert abs(half.report.map - full.report.map) < 0.1
+
+
+def test_compiling_serves_training_and_evaluation(monkeypatch, small):
+    """Under the names of an uncompiled model's weights."""
+    modes = []
+
+    def compiled(call, **options):
+        def counted(images):
+            modes.append(call.__self__.training)
+            return call(images)
+
+        return counted
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    config = replace(TINY, epochs=1)
+    result = run(replace(config, compile=True), splits=small)
+    assert modes == [True] * 3 + [False] * 2  # batches; queries, database
+    assert same_weights(result.model, run(config, splits=small).model)
 
 
 @pytest.mark.slow
@@ -114,7 +132,7 @@ def test_unknown_names_and_settings_leave_no_folder(tmp_path, change, message):
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be positive"),
         ({"learning_rate": math.nan}, "learning_rate is nan"),
         ({"warmup_epochs": 4}, "warmup_epochs is 4 of 4 epochs"),
-        ({"warmup_epochs": -1}, "warmup_epochs is -1; it must not be negative"),
+        ({"warmup_epochs": -1}, "warmup_epochs is -1; it must be 0 or a positive"),
         ({"evaluate_every": -1}, "evaluate_every is -1"),
         ({"workers": -1}, "workers is -1"),
         ({"amp": "fp8"}, "amp is 'fp8'; expected one of no, bf16, fp16"),
@@ -122,7 +140,7 @@ def test_unknown_names_and_settings_leave_no_folder(tmp_path, change, message):
         ({"schedule": "steps"}, "schedule is 'steps'; expected one of cosine, constant"),
         ({"momentum": 0.9}, "momentum is 0.9, which adam does not take: .* sgd or rmsprop"),
         ({"momentum": 1.0, "optimizer": "sgd"}, "momentum is 1.0; it must be at least 0 and less"),
-        ({"weight_decay": -1e-4}, "weight_decay is -0.0001; it must not be negative"),
+        ({"weight_decay": -1e-4}, "weight_decay is -0.0001; it must be 0 or a positive"),
         ({"clip_gradient": 0.0}, "clip_gradient is 0.0; it must be positive"),
         ({"backbone_learning_rate_scale": 0.0}, "backbone_learning_rate_scale is 0.0; it must be"),
         ({"augment_scale": 1.5}, r"augment_scale is 1.5; .* choose it in \[0, 1\]"),

@@ -26,6 +26,7 @@ class SharedBatchNorm(_BatchNorm):
     """A batch norm, in training over the rows of all processes: their number may be 0 in some.
 
     Input [n, C, ...] -> the same shape; at least two values a channel in all processes together.
+    Without a process group, as where the model was copied to, it is the batch norm it stands for.
     """
 
     def __init__(self, norm: _BatchNorm) -> None:
@@ -38,7 +39,7 @@ class SharedBatchNorm(_BatchNorm):
         """Any: the norm that this one stands for had its own rule."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
+        if not (self.training and dist.is_initialized()):
             return super().forward(input)
         # Half types have too few digits for sums.
         values = input.to(torch.promote_types(input.dtype, torch.float32))

@@ -72,7 +72,7 @@ class TrainConfig:
     channels_last: bool = False
     """Keep images and convolutions in channels-last order, which tensor cores like."""
     compile: bool = False
-    """Compile the network with torch.compile."""
+    """Compile the network with torch.compile, for training and for evaluation."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes a GPU when there is one."""
     workers: int = 0
@@ -91,8 +91,10 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("warmup_epochs", "evaluate_every", "workers", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it must be 0 or a positive number"
+                )
         for name in ("learning_rate", "backbone_learning_rate_scale", "clip_gradient"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

@@ -49,7 +49,7 @@ def train(
     `config.data`. Raises FileExistsError when `out` holds a run and `resume` is off, ValueError
     when its settings or data differ, and DivergedError naming term, step and learning rate.
     Unreadable pictures are left out with one warning and listed in the results; UnreadableImage
-    is raised when no training picture is readable.
+    is raised when no training picture is readable. torch's global generators are seeded.
 
     Started by torchrun, the processes share every batch of `batch_size` images and the encoding;
     all return the result, and the first alone writes and shows progress. They must see the same
@@ -119,6 +119,7 @@ class _Run:
             self.learner.restore(state)
             self.epoch, self.seconds = state["epoch"], state["seconds"]
             self.history = state["history"]
+            self.unreadable = state.get("unreadable", {})
         epochs = _distributed.gather_counts(self.epoch)
         if len(set(epochs)) > 1:
             raise ValueError(
@@ -212,11 +213,13 @@ class _Run:
             "epoch": self.epoch,
             "seconds": self.seconds,
             "history": self.history,
+            "unreadable": self.unreadable,
         }
         save_checkpoint(self.log.out, self.config, self.splits.describe(), state)
 
     def finish(self) -> TrainResult:
         """Evaluate, describe and write the model."""
+        self.learner.optimizer.zero_grad()  # gradients take as much memory as the model returned
         evaluation = self._evaluate()
         model = self.learner.model.eval()
         # A picture can be in the training set and in the database.
