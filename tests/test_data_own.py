@@ -191,6 +191,10 @@ def test_bad_csv_files_are_named(table, text, message):
 def test_missing_csv_files_and_pictures(table, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere.csv does not exist"):
         load_csv(tmp_path / "nowhere.csv")
+    with pytest.raises(FileNotFoundError, match=r"is a folder, expected a CSV file"):
+        load_csv(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"my.csv is a file, expected a folder"):
+        load("folder", table("path,label\n"))
     with pytest.raises(FileNotFoundError, match=r"the first picture, far/z.png, is not below"):
         load_csv(table("path,label\nfar/z.png,0\nimages/a.png,1\n"))
     with pytest.raises(ValueError, match=r"csv needs root=, a CSV file with columns path,label"):

@@ -166,6 +166,8 @@ def test_distance_curves(figures, path):
     np.testing.assert_array_equal(left.lines[1].get_ydata(), [0.3, 0.2, 0.1])
     np.testing.assert_array_equal(right_map.lines[0].get_xydata(), [[2, 0.5]])
     assert right_map.lines[0].get_linestyle() == "--"
+    assert [line.get_marker() for line in (*left.lines, *right.lines)] == ["", "", "o", "o"]
+    assert right_map.lines[0].get_marker() == "o"
     assert left.get_ylim()[1] > 3
     assert right.get_ylim()[1] > 9  # nothing is cut off
     assert legend(figure) == ["HSWD", "SWD", "mAP"]

@@ -17,7 +17,7 @@ class Command(TrainConfig):
     out: Path | None = None
     """Folder for the model, metrics and checkpoint (default: runs/DATA-METHOD-BITS)."""
     resume: bool = False
-    """Continue the run in that folder from its last epoch."""
+    """Continue the run in that folder from its last epoch; a folder without one starts anew."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

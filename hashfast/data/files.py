@@ -173,7 +173,8 @@ def _is_picture(name: str) -> bool:
 
 def _existing(root: str | os.PathLike) -> str:
     if not os.path.isdir(root):
-        raise FileNotFoundError(f"folder {os.fspath(root)} does not exist")
+        what = "is a file, expected a folder" if os.path.exists(root) else "does not exist"
+        raise FileNotFoundError(f"{os.fspath(root)} {what}")
     return os.fspath(root)
 
 

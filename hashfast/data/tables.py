@@ -44,7 +44,8 @@ def read_csv(path: str | os.PathLike, root: str | os.PathLike | None = None) -> 
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"CSV file {path} does not exist")
+        what = "is a folder, expected a CSV file" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {what}")
     names: list[str] = []
     labels: list[set[str]] = []
     sets: list[set[str]] = []

@@ -56,7 +56,8 @@ def distance_curves(
         for key, values in series.items():
             epochs = np.flatnonzero(np.isfinite(values))
             target = _map_axis(panel) if key == "map" else panel
-            (handles[key],) = target.plot(epochs + 1, values[epochs], **_LINES[key])
+            marker = "o" if epochs.size == 1 else ""  # a line of one point is not seen
+            (handles[key],) = target.plot(epochs + 1, values[epochs], marker=marker, **_LINES[key])
         panel.set(xlabel="epoch", ylabel="distance", ylim=(0, None))
         panel.set_title(name, fontsize=10)
         tidy(panel)
