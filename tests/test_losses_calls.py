@@ -203,3 +203,16 @@ def test_public_surface():
     assert "quantization='hswd'" in repr(criterion)
     heads = {name: cls.head for name, cls in METHODS.items() if cls.head != "linear"}
     assert heads == {"orthohash": "bn", "dhd": "dhd"}
+
+
+def test_what_is_no_tensor_is_named():
+    criterion = CSQ(CLASSES, BITS)
+    outputs, ids, _ = batch()
+    with pytest.raises(
+        TypeError, match=r"labels are a list; expected a torch\.Tensor of class ids"
+    ):
+        criterion(outputs, ids.tolist())
+    with pytest.raises(
+        TypeError, match=r"outputs are a ndarray; expected a torch\.Tensor \[n, 8\]"
+    ):
+        criterion(outputs.detach().numpy(), ids)

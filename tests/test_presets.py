@@ -161,3 +161,20 @@ def test_methods_lists_presets(capsys):
         assert what in out
     assert "002/csq-c" not in out
     assert set(answer(capsys, "methods")["presets"]) == set(PRESETS)
+
+
+def test_methods_describes_a_method_and_a_preset(capsys):
+    found = answer(capsys, "methods", "dhd")
+    assert found["arguments"]["tau"] == 0.2
+    assert found["head"] == "dhd"
+    assert answer(capsys, "methods", "003/dhd-coco")["settings"]["options"] == ["tau=0.4"]
+    status, _, err = call(capsys, "methods", "003/dhd-cocoa")
+    assert status == 2
+    assert "003/dhd-coco" in err
+
+
+@pytest.mark.parametrize("method", losses.METHODS)
+def test_methods_names_arguments_that_train_takes(method, capsys):
+    for name, default in answer(capsys, "methods", method)["arguments"].items():
+        if default is not None:
+            TrainConfig(method=method, options=(f"{name}={default}",))

@@ -86,7 +86,7 @@ def test_other_networks(root):
     for run in plan("003", "table C", root=root):
         assert (run.config.backbone, run.config.augment_scale) == ("alexnet", 0.2)
     for run in plan("003", "table C"):
-        assert (run.config.backbone, run.config.augment_scale) == ("convnet3", 0.5)
+        assert (run.config.backbone, run.config.augment_scale) == ("convnet3", 0.2)
 
 
 def test_dhd_on_its_own_data(root):

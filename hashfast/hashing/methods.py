@@ -60,6 +60,16 @@ def read_options(method: str, options: Sequence[str]) -> dict[str, Any]:
     return read
 
 
+def arguments(method: str) -> dict[str, Any]:
+    """Names and defaults of the arguments that `read_options` takes for a method."""
+    parameters = inspect.signature(losses.METHODS[method].__init__).parameters
+    defaults = {"quantization_on": "raw"}  # of the options that every method takes
+    return {
+        name: parameters[name].default if name in parameters else defaults[name]
+        for name in _arguments(method)
+    }
+
+
 def build_criterion(config: "TrainConfig", splits: Splits) -> losses.HashLoss:
     """The loss of a run. Raises ValueError for data of fewer than two classes."""
     if splits.num_classes < 2:
@@ -68,16 +78,16 @@ def build_criterion(config: "TrainConfig", splits: Splits) -> losses.HashLoss:
             "put the pictures of each class in a folder of its own"
         )
     method = losses.METHODS[config.method]
-    arguments = read_options(config.method, config.options)
+    given = read_options(config.method, config.options)
     if method.bank != "none":
         wanted = method.bank == "default" if config.memory_bank is None else config.memory_bank
-        arguments["bank_size"] = len(splits.train) if wanted else None
+        given["bank_size"] = len(splits.train) if wanted else None
     return method(
         splits.num_classes,
         config.bits,
         quantization=config.quantization,
         quantization_weight=config.quantization_weight,
-        **arguments,
+        **given,
     )
 
 

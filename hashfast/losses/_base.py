@@ -170,6 +170,11 @@ class HashLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """The inputs in `needs`, in full precision; raises on anything a call can get wrong."""
         check_outputs(outputs, self.bits)
+        if not isinstance(labels, Tensor):
+            raise TypeError(
+                f"labels are a {type(labels).__name__}; expected a torch.Tensor of class ids [n] "
+                f"or multi-hot [n, {self.num_classes}]"
+            )
         check_label_form(labels, self.num_classes)
         if labels.shape[0] != outputs.shape[0]:
             raise ValueError(

@@ -8,6 +8,10 @@ from torch import Tensor
 
 def check_outputs(outputs: Tensor, bits: int) -> None:
     """Raise unless `outputs` is floating point [n, bits]."""
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"outputs are a {type(outputs).__name__}; expected a torch.Tensor [n, {bits}]"
+        )
     if not outputs.is_floating_point():
         raise TypeError(
             f"outputs are {outputs.dtype}; expected the floating-point outputs of the hash layer, "
