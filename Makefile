@@ -30,6 +30,7 @@ build: $(LIBRARY)
 
 bench: build
 	$(BIN)/python benchmarks/bench_ops.py
+	$(BIN)/python benchmarks/bench_hswd.py
 	$(BIN)/python benchmarks/bench_search.py
 	$(BIN)/python benchmarks/bench_metrics.py
 	$(BIN)/python benchmarks/bench_pairs.py
