@@ -209,7 +209,7 @@ def test_warnings_are_one_line_without_a_path(call):
 
 def program(*arguments, **options):
     return subprocess.Popen(
-        [sys.executable, "-m", "hashfast.cli", *arguments],
+        [sys.executable, "-m", "hashfast", *arguments],
         stderr=subprocess.PIPE, text=True, env=os.environ, **options,
     )  # fmt: skip
 

@@ -1,5 +1,0 @@
-import sys
-
-from hashfast.cli import main
-
-sys.exit(main())
