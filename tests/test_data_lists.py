@@ -141,7 +141,7 @@ def test_multi_label_lists(tmp_path):
 
 
 def test_wrong_lists_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"nuswide21 needs root=: folder with train.txt"):
+    with pytest.raises(ValueError, match=r"nuswide21 needs root= \(--root\): folder with"):
         load("nuswide21")
     with pytest.raises(
         FileNotFoundError, match=r"looked for test.txt, train.txt, database.txt .*HashNet"
@@ -204,7 +204,7 @@ def test_own_lists_that_do_not_fit_each_other(tmp_path):
     write_lists(tmp_path, ["a.jpg -1", "a.jpg 1", "a.jpg 0"])
     with pytest.raises(ValueError, match=r"list, .*test.txt: labels hold class ids -1"):
         load("list", tmp_path)
-    with pytest.raises(ValueError, match=r"list needs root=: folder with train.txt"):
+    with pytest.raises(ValueError, match=r"list needs root= \(--root\): folder with train.txt"):
         load("list")
     (tmp_path / "database.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"missing: database.txt. They are lists"):

@@ -197,7 +197,7 @@ def test_missing_csv_files_and_pictures(table, tmp_path):
         load("folder", table("path,label\n"))
     with pytest.raises(FileNotFoundError, match=r"the first picture, far/z.png, is not below"):
         load_csv(table("path,label\nfar/z.png,0\nimages/a.png,1\n"))
-    with pytest.raises(ValueError, match=r"csv needs root=, a CSV file with columns path,label"):
+    with pytest.raises(ValueError, match=r"csv needs root= \(--root\), a CSV file with columns"):
         load("csv")
 
 

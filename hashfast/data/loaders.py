@@ -137,7 +137,7 @@ def _load_lists(
     strip_prefix: str | None = None,
 ) -> Splits:
     if folder is None:
-        raise ValueError(f"{name} needs root=: {protocol.where.removeprefix('root= ')}")
+        raise ValueError(f"{name} needs root= (--root): {protocol.where.removeprefix('root= ')}")
     missing = [file for file in LISTS.values() if not Path(folder, file).is_file()]
     if missing:
         raise FileNotFoundError(

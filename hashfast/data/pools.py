@@ -115,7 +115,9 @@ def cifar100(root: str | os.PathLike | None, image_size: int | None) -> Pool:
 def folder(root: str | os.PathLike | None, image_size: int | None) -> Pool:
     """The user's own pictures, one folder per class, RGB at ``image_size`` (default 224)."""
     if root is None:
-        raise ValueError("protocol folder needs root=, a folder with one sub-folder per class")
+        raise ValueError(
+            "protocol folder needs root= (--root), a folder with one sub-folder per class"
+        )
     dataset = FileDataset.from_classes(root, image_size=image_size or 224)
     if len(dataset.class_names) < 2:
         raise ValueError(
@@ -133,7 +135,9 @@ def table(
     """The user's own CSV file, RGB at ``image_size`` (default 224); its names are relative to
     ``pictures`` (default: its folder)."""
     if root is None:
-        raise ValueError("protocol csv needs root=, a CSV file with columns path,label[,split]")
+        raise ValueError(
+            "protocol csv needs root= (--root), a CSV file with columns path,label[,split]"
+        )
     found = read_csv(root, pictures)
     if len(found.class_names) < 2:
         raise ValueError(
@@ -155,7 +159,9 @@ def _cifar(name: str, root: str | os.PathLike | None, image_size: int | None) ->
 
     reader = getattr(datasets, name)
     if root is None:
-        raise ValueError(f"{name} needs root=, the folder that holds {reader.base_folder}/")
+        raise ValueError(
+            f"{name} needs root= (--root), the folder that holds {reader.base_folder}/"
+        )
     root = Path(root)
     root = root.parent if root.name == reader.base_folder else root
     files = [file for file, _ in (*reader.train_list, *reader.test_list)]

@@ -130,7 +130,9 @@ def _build_own(
     arguments: dict[str, Any] = {} if width is None else {"width": width}
     network = OWN_BACKBONES[name](in_channels=in_channels, image_size=image_size, **arguments)
     if weights == PRETRAINED:
-        raise ValueError(f"{name} has no published weights: train it, or pass weights=PATH")
+        raise ValueError(
+            f"{name} has no published weights: train it, or pass weights=PATH (--weights)"
+        )
     if weights is not None:
         load_into(network, read_weights(weights), name, weights)
     return network
@@ -139,6 +141,6 @@ def _build_own(
 def _unknown(name: str, known: Iterable[str]) -> ValueError:
     close = difflib.get_close_matches(name, known) or list(OWN_BACKBONES)
     return ValueError(
-        f"unknown backbone {name!r}; close names: {', '.join(close)}. list_backbones() names "
-        "all, timm networks are timm/NAME"
+        f"unknown backbone {name!r}; close names: {', '.join(close)}. `hashfast methods "
+        "--backbones` names all, timm networks are timm/NAME"
     )

@@ -86,6 +86,6 @@ def _cached_file(name: str, config: Any) -> Path:
         looked_for.append(str(path))
     where = f"looked for {' and '.join(looked_for)}" if looked_for else "timm publishes none"
     raise FileNotFoundError(
-        f"no local weights for {name}: {where}. Nothing is downloaded: pass weights=PATH, or start "
-        "at random with weights=None"
+        f"no local weights for {name}: {where}. Nothing is downloaded: pass weights=PATH "
+        "(--weights), or start at random with weights=None"
     )

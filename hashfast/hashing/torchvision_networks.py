@@ -66,6 +66,6 @@ def _cached_file(name: str) -> Path:
     if not path.is_file():
         raise FileNotFoundError(
             f"no local weights for {name}: looked for {path}. Nothing is downloaded: put {url} "
-            "there, pass weights=PATH, or start at random with weights=None"
+            "there, pass weights=PATH (--weights), or start at random with weights=None"
         )
     return path
