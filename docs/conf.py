@@ -21,8 +21,8 @@ autodoc_default_options = {
     "member-order": "bysource",
     "exclude-members": "bank, head, needs, similarity, original_quantization",
 }
-napoleon_custom_sections = ["Call", "Buffers", "Parameter", "Results", "Settings"]
-suppress_warnings = ["myst.xref_missing", "ref.python", "docutils"]
+napoleon_custom_sections = [("Results", "params_style")]
+
 
 GENERATED = Path(__file__).parent / "generated"
 API = {
@@ -96,6 +96,22 @@ def _table_page(title: str, rows: list[str], children: list[str]) -> str:
     return "\n".join([f"# {title}", "", "| | | |", "|---|---|---|", *rows, "", tree, ""])
 
 
+def plain_to_rst(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]):
+    """Keep indented formulas as they are written, and bars as bars: docstrings are plain text."""
+    formula = None
+    for i, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip())
+        if formula is not None and (not line.strip() or indent > formula):
+            continue
+        formula = None
+        lines[i] = line.replace("|", "\\|")
+        following = lines[i + 1 : i + 3]
+        if line.endswith(":") and len(following) == 2 and not following[0].strip():
+            start = following[1]
+            if len(start) - len(start.lstrip()) > indent:
+                lines[i], formula = lines[i] + ":", indent
+
+
 def generate(app: Sphinx) -> None:
     for name, text in pages().items():
         path = GENERATED / name
@@ -106,3 +122,4 @@ def generate(app: Sphinx) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("builder-inited", generate)
+    app.connect("autodoc-process-docstring", plain_to_rst, priority=400)  # before napoleon

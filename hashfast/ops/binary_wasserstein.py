@@ -149,10 +149,12 @@ def binary_wasserstein(
 
     outputs [n, b]: floating point; half types are accumulated, and returned, in float32.
     The target of a bit has k values -1 and n - k values +1, where k is
+
     - `negatives` int32 [b], 0 <= k <= n, when given;
     - else Binomial(n, 1/2) drawn per bit from the 0-d int64 tensor `seed` by a counter-based
       generator (Philox-4x32-10), the same on every device;
     - else n / 2 (balanced; in an odd batch the median's target is 0).
+
     Returns (distances [b], target int8 [n, b] in {-1, 0, +1}), or with `mean` (their mean, a
     scalar, target); distances are differentiable twice in `outputs` with the target held fixed:
     gradient 2 (outputs - target) / n.
