@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hashfast import ops
 from hashfast.ops import OPS
-from hashfast.ops.class_mmd import class_offsets
+from hashfast.ops.class_mmd import class_rows
 
 BACKWARD = {
     "binary_wasserstein": "binary_wasserstein_backward",
@@ -25,7 +25,7 @@ BACKWARD = {
 # Small shapes are those of the papers. `quick` is the first of each list; torch.compile takes
 # seconds a shape, so it is left out there and of all shapes whose number is not in COMPILED.
 CLASSES = {  # classes, real and synthetic rows a class, dimensions
-    "cpu": [(10, 64, 10, 512), (10, 64, 10, 2048), (100, 8, 5, 2048), (1000, 4, 1, 1024)],
+    "cpu": [(10, 64, 10, 512), (10, 256, 10, 2048), (100, 64, 10, 2048), (1000, 64, 10, 512)],
     "cuda": [(10, 64, 10, 2048), (100, 64, 10, 2048), (1000, 32, 10, 2048), (1000, 128, 10, 2048)],
 }
 OUTPUTS = {  # rows, bits
@@ -164,20 +164,27 @@ def _reshaped_means(real: Tensor, synthetic: Tensor, _, __, classes: int) -> Ten
 
 def _class_mmd(name: str, shape: tuple, device: str, threads: int, compiled: bool) -> Case:
     def reference(real, synthetic, real_labels, synthetic_labels, classes):
-        real_classes = class_offsets(real_labels, classes)
-        synthetic_classes = class_offsets(synthetic_labels, classes)
+        real_classes = class_rows(real_labels, classes)
+        synthetic_classes = class_rows(synthetic_labels, classes)
         return OPS[name].reference(real, synthetic, *real_classes, *synthetic_classes)[0]
 
     classes, real, synthetic, dims = shape
+    arguments = _class_features(shape, device)
+    made = [class_rows(labels, classes) for labels in arguments[2:4]]
     return _case(
         name,
         f"C={classes} real={real} synthetic={synthetic} D={dims}",
-        _class_features(shape, device),
+        arguments,
         device,
         compiled=compiled,
         ours=ops.class_mmd,
         reference=reference,
         others=[
+            Peer(
+                "hashfast with class_rows",
+                lambda real, synthetic, *_: ops.class_mmd(real, synthetic, *made, classes),
+                OPS[name].backend(_kind(device)),
+            ),
             Peer("class loop", _class_loop, "PyTorch"),
             Peer("reshaped means", _reshaped_means, "PyTorch"),
         ],
@@ -191,7 +198,8 @@ def _class_mean_backward(
 ) -> Case:
     _, synthetic, _, labels, classes = _class_features(shape, device)
     grad = torch.randn(classes, synthetic.shape[1], device=device)
-    arguments = (grad, *class_offsets(labels, classes), torch.float32)
+    scale = torch.full((), 0.5, device=device)
+    arguments = (grad, scale, *class_rows(labels, classes), torch.float32)
     text = f"C={classes} rows={len(labels)} D={synthetic.shape[1]}"
     return _case(name, text, arguments, device, compiled=compiled, size=synthetic.numel())
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 import hashfast
+from hashfast import condense
 from hashfast.losses import METHODS
 
 project = "hashfast"
@@ -31,6 +32,7 @@ API = {
     "index": "Search over packed codes, galleries, near-duplicates.",
     "ops": "The operations underneath, with a reference, a gradient and compiled kernels.",
     "hashing": "Models, training, encoding.",
+    "condense": "Condensation of training sets.",
     "augment": "Augmentations for training, deformations for testing.",
     "data": "Datasets and protocols.",
     "plots": "Figures.",
@@ -50,6 +52,21 @@ How it is called, what it checks and the choices of quantisation are those of
 [every loss](../api/losses.md).
 
 {documented}
+"""
+CONDENSATION = """# Methods of condensation
+
+```bash
+hashfast condense --method iem --ipc 10 --out runs/ten
+```
+
+Options that a method leaves open are those of [every condensation](../guides/condensation.md).
+
+{methods}
+"""
+CONDENSATION_METHOD = """## {name}
+
+{documented}
+Its own settings, with {ipc} images a class: {defaults}.
 """
 
 
@@ -82,6 +99,9 @@ def pages() -> dict[str, str]:
         about = (method.__doc__ or "").splitlines()[0]
         rows.append(f"| [{title}](methods/{name}.md) | `{name}` | {about} |")
     made["methods.md"] = _table_page("Methods", rows, [f"methods/{name}" for name in METHODS])
+    made["condensation.md"] = CONDENSATION.format(
+        methods="\n".join(_condensation(name) for name in condense.METHODS)
+    )
     rows = []
     for part, about in API.items():
         blocks = "\n".join(documented(path) for path in public(part))
@@ -89,6 +109,17 @@ def pages() -> dict[str, str]:
         rows.append(f"| [`hashfast.{part}`](api/{part}.md) | | {about} |")
     made["api.md"] = _table_page("API", rows, [f"api/{part}" for part in API])
     return made
+
+
+def _condensation(name: str) -> str:
+    method, ipc = condense.METHODS[name], condense.CondenseConfig.ipc
+    documented = f"```{{eval-rst}}\n.. autoclass:: {method.__module__}.{method.__name__}\n"
+    return CONDENSATION_METHOD.format(
+        name=name,
+        documented=f"{documented}   :no-members:\n```\n",
+        ipc=ipc,
+        defaults=", ".join(f"`{key}={value}`" for key, value in method.defaults(ipc).items()),
+    )
 
 
 def _table_page(title: str, rows: list[str], children: list[str]) -> str:

@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 # Loaded on first use, so that `import hashfast`, and with it `hashfast --help`, costs nothing.
 _LAZY = {
+    "condense": "hashfast.condense",
     "data": "hashfast.data",
     "hashing": "hashfast.hashing",
     "index": "hashfast.index",

@@ -10,6 +10,9 @@ from hashfast.augment import AUGMENTATIONS, build_augmentation
 SHAPES = [(1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 20), (3, 224, 224)]
 
 
+UNCLAMPED = ("dsa", "idc")
+
+
 def images(n, shape, dtype=torch.uint8):
     values = torch.randint(256, (n, *shape), generator=torch.Generator().manual_seed(3))
     return values.to(torch.uint8) if dtype == torch.uint8 else (values / 255).to(dtype)
@@ -32,8 +35,9 @@ def test_views_are_float32_in_the_unit_range_and_seeded(name, shape):
     again = augment(batch)
     assert first.shape == batch.shape
     assert first.dtype == torch.float32
-    assert first.min() >= 0
-    assert first.max() <= 1
+    if name not in UNCLAMPED:
+        assert first.min() >= 0
+        assert first.max() <= 1
     assert torch.equal(first, again)
     assert torch.equal(first, second) == (name == "none")
     assert torch.equal(batch, before)
@@ -55,6 +59,7 @@ def test_floating_point_images_give_the_views_of_their_values(name, dtype):
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_each_image_has_its_own_draws(name):
     same = images(1, (3, 16, 16)).expand(64, -1, -1, -1)  # not contiguous either
+    torch.manual_seed(0)
     views = build(name, (3, 16, 16))(same)
     distinct = len(torch.unique(views.flatten(1), dim=0))
     assert distinct == 1 if name == "none" else distinct > 5
@@ -125,6 +130,41 @@ def test_dhd_scale_multiplies_every_probability(channels, scale):
     assert abs(identical - expected) < 5 * (expected * (1 - expected) / n) ** 0.5
 
 
+@pytest.mark.parametrize("name", UNCLAMPED)
+def test_the_scale_of_condensation_views_is_the_share_of_images_touched(name):
+    shape, n = (3, 16, 16), 1000
+    batch = images(n, shape)
+    torch.manual_seed(0)
+    views = build_augmentation(name, shape, 0.3)(batch)
+    touched = (views != batch / 255).flatten(1).any(1).float().mean()
+    assert abs(touched - 0.3) < 5 * (0.3 * 0.7 / n) ** 0.5
+
+
+def test_idc_views_are_brighter_cropped_and_have_a_hole():
+    flat = torch.full((200, 3, 16, 16), 0.5)
+    views = build_augmentation("idc", (3, 16, 16))(flat)
+    # A value for all that is neither border nor hole: 0.5 + U(-0.5, 0.5).
+    middle = views.flatten(1).max(1)[0]
+    assert (views - middle[:, None, None, None] * (views != 0)).abs().max() < 1e-6
+    assert middle.max() > 0.9
+    assert 0 < middle.min() < 0.1
+    hidden = (views == 0).all(1).float().mean((1, 2))
+    assert hidden.min() >= 1 / 16  # a corner of the hole of 8 x 8 pixels, 4 x 4
+    assert hidden.max() <= (64 + 60) / 256  # all of the hole, two rows and columns of border
+
+
+def test_dsa_views_of_a_batch_have_one_operation():
+    # Color gives an image another value everywhere; no other part does.
+    flat = torch.full((50, 1, 16, 16), 0.5)
+    augment, kinds = build_augmentation("dsa", (1, 16, 16)), set()
+    for _ in range(60):
+        views = augment(flat).flatten(1)
+        coloured = (views.max(1)[0] - views.min(1)[0] < 1e-6) & (views[:, 0] - 0.5).abs().gt(1e-6)
+        assert coloured.all() or not coloured.any()
+        kinds.add(bool(coloured.all()))
+    assert kinds == {False, True}
+
+
 def test_dhd_turns_a_fifth_grey():
     views = build("dhd", (3, 8, 8))(images(1000, (3, 8, 8)))
     grey = ((views - views[:, :1]).abs() < 1e-6).flatten(1).all(1).float().mean()
@@ -160,7 +200,7 @@ def test_dhd_crops_enlarge_a_part():
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="'strong' is unknown; choose from none, standard, dhd"):
+    with pytest.raises(ValueError, match="'strong' is unknown; choose from none, standard, dhd, "):
         build_augmentation("strong", (3, 8, 8))
     for shape in ((8, 8), (4, 8, 8), (3, 0, 8)):
         with pytest.raises(ValueError, match=r"expected \(C, H, W\)"):

@@ -9,7 +9,7 @@ from torch import nn
 from hashfast.hashing.backbones import build_backbone
 from hashfast.hashing.convnet import ConvNet
 from hashfast.hashing.heads import HEADS, build_head
-from hashfast.hashing.resnet_ap import ResNetAP10
+from hashfast.hashing.resnet import ResNet10, ResNetAP10
 from hashfast.hashing.weights import read_weights
 
 
@@ -64,6 +64,27 @@ def functional_resnet_ap(images, state, image_size):
     return maps.mean(dim=(2, 3))
 
 
+def functional_resnet(images, state, image_size):
+    def norm(maps, key):
+        return instance_norm(maps, state[key + ".weight"], state[key + ".bias"])
+
+    kernel, stride = (7, 2) if image_size > 128 else (3, 1)
+    maps = F.conv2d(images, state["stem.0.weight"], stride=stride, padding=kernel // 2)
+    maps = norm(maps, "stem.1").relu()
+    if image_size > 64:
+        maps = F.max_pool2d(maps, 3, stride=2, padding=1)
+    for block, stride in enumerate((1, 2, 2, 2)):
+        key = f"blocks.{block}."
+        residual = F.conv2d(maps, state[key + "conv1.weight"], stride=stride, padding=1)
+        residual = norm(residual, key + "norm1").relu()
+        residual = norm(F.conv2d(residual, state[key + "conv2.weight"], padding=1), key + "norm2")
+        if stride == 2:
+            maps = F.conv2d(maps, state[key + "shortcut.0.weight"], stride=2)
+            maps = norm(maps, key + "shortcut.1")
+        maps = (maps + residual).relu()
+    return maps.mean(dim=(2, 3))
+
+
 @pytest.mark.parametrize(
     ("channels", "image_size", "depth", "num_features"),
     [
@@ -85,11 +106,14 @@ def test_convnet_is_its_formula(channels, image_size, depth, num_features):
 
 
 @pytest.mark.parametrize("image_size", [16, 64, 65, 128, 129])
-def test_resnet_ap_is_its_formula(image_size):
-    network = randomised(ResNetAP10(3, image_size, width=0.0625))
+@pytest.mark.parametrize(
+    ("make", "formula"), [(ResNetAP10, functional_resnet_ap), (ResNet10, functional_resnet)]
+)
+def test_resnets_are_their_formulas(make, formula, image_size):
+    network = randomised(make(3, image_size, width=0.0625))
     images = random_images(2, 3, image_size, image_size)
     features = network(images)
-    expected = functional_resnet_ap(images, network.state_dict(), image_size)
+    expected = formula(images, network.state_dict(), image_size)
     torch.testing.assert_close(features, expected, rtol=1e-10, atol=1e-12)
     assert features.shape == (2, 32) == (2, network.num_features)
 
@@ -101,11 +125,11 @@ def test_stages_are_the_maps_behind_the_features():
     assert [tuple(stage.shape[1:]) for stage in maps] == [(8, 16, 16), (8, 8, 8), (8, 4, 4)]
     assert torch.equal(maps[-1].flatten(1), convnet(images))
 
-    resnet = ResNetAP10(3, 32, width=0.125)
-    maps = resnet.forward_stages(images)
-    sizes = [(8, 32, 32), (8, 32, 32), (16, 16, 16), (32, 8, 8), (64, 4, 4)]
-    assert [tuple(stage.shape[1:]) for stage in maps] == sizes
-    assert torch.equal(maps[-1].mean(dim=(2, 3)), resnet(images))
+    for resnet in (ResNetAP10(3, 32, width=0.125), ResNet10(3, 32, width=0.125)):
+        maps = resnet.forward_stages(images)
+        sizes = [(8, 32, 32), (8, 32, 32), (16, 16, 16), (32, 8, 8), (64, 4, 4)]
+        assert [tuple(stage.shape[1:]) for stage in maps] == sizes
+        assert torch.equal(maps[-1].mean(dim=(2, 3)), resnet(images))
 
 
 def test_parameter_counts():
@@ -120,13 +144,15 @@ def test_parameter_counts():
         return 9 * inputs * outputs + 9 * outputs * outputs + 4 * outputs + shortcut
 
     blocks = block(64, 64) + block(64, 128) + block(128, 256) + block(256, 512)
-    assert count(ResNetAP10(image_size=224)) == 49 * 3 * 64 + 128 + blocks
-    assert count(ResNetAP10(image_size=128)) == 9 * 3 * 64 + 128 + blocks
+    for make in (ResNetAP10, ResNet10):
+        assert count(make(image_size=224)) == 49 * 3 * 64 + 128 + blocks
+        assert count(make(image_size=128)) == 9 * 3 * 64 + 128 + blocks
 
 
-def test_resnet_ap_initial_values():
+@pytest.mark.parametrize("make", [ResNetAP10, ResNet10])
+def test_resnet_initial_values(make):
     torch.manual_seed(0)
-    network = ResNetAP10(3, 32)
+    network = make(3, 32)
     for name, parameter in network.named_parameters():
         if parameter.ndim == 4:
             outputs, _, kernel, _ = parameter.shape
@@ -137,10 +163,14 @@ def test_resnet_ap_initial_values():
             assert torch.all(parameter == (1 if name.endswith("weight") else 0)), name
 
 
-OWN_NETWORKS = [lambda: ConvNet(3, 16, width=4), lambda: ResNetAP10(3, 16, width=0.0625)]
+OWN_NETWORKS = {
+    "convnet3": lambda: ConvNet(3, 16, width=4),
+    "resnetap10": lambda: ResNetAP10(3, 16, width=0.0625),
+    "resnet10": lambda: ResNet10(3, 16, width=0.0625),
+}
 
 
-@pytest.mark.parametrize("make", OWN_NETWORKS, ids=["convnet3", "resnetap10"])
+@pytest.mark.parametrize("make", OWN_NETWORKS.values(), ids=OWN_NETWORKS)
 def test_compile_channels_last_gradients_and_state_dict(make):
     network = randomised(make())
     images = random_images(2, 3, 16, 16).requires_grad_()
@@ -202,6 +232,7 @@ def test_unreadable_weights(tmp_path):
         ("convnet3", {"in_channels": 1, "image_size": 3}, "smallest size is 4"),
         ("convnet3", {"width": 0.125}, "expected a number of channels"),
         ("resnetap10", {"image_size": 15}, "smallest is 16"),
+        ("resnet10", {"image_size": 15}, "ResNet-10 got image_size 15, the smallest is 16"),
         ("resnetap10", {"width": 0.001}, "multiplier >= 1/64"),
         ("alexnet", {}, "the smallest it takes is 63x63.*or use convnet3"),
         ("vit_b_16", {"image_size": 40}, "cannot take 40x40 images"),

@@ -8,12 +8,13 @@ import pytest
 import hashfast
 
 ROOT = Path(hashfast.__file__).parent
-BOTTOM = {"_distributed", "_ext", "_files", "_inputs"}
+BOTTOM = {"_distributed", "_ext", "_files", "_inputs", "_runs"}
 ALLOWED = {
     "_distributed": set(),
     "_ext": set(),
     "_files": set(),
     "_inputs": set(),
+    "_runs": {"_files"},
     "_environment": {"__init__"},
     "kernels": set(),
     "ops": {"kernels", *BOTTOM},
@@ -24,9 +25,23 @@ ALLOWED = {
     "index": {"ops", *BOTTOM},
     "metrics": {"ops", "plots", *BOTTOM},
     "hashing": {"ops", "losses", "index", "metrics", "data", "augment", "_environment", *BOTTOM},
-    "presets": {"hashing"},
+    "condense": {
+        *("ops", "losses", "metrics", "data", "augment", "plots", "hashing", "_environment"),
+        *BOTTOM,
+    },
+    "presets": {"hashing", "condense"},
     "reproduce": {
-        *("presets", "hashing", "data", "augment", "plots", "losses", "index", "metrics"),
+        *(
+            "presets",
+            "hashing",
+            "condense",
+            "data",
+            "augment",
+            "plots",
+            "losses",
+            "index",
+            "metrics",
+        ),
         *("_environment", *BOTTOM),
     },
 }

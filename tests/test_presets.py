@@ -1,16 +1,20 @@
 """Presets build what they say, and give way to what the user asks for."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import pytest
 from cli_calls import answer, call
 
 from hashfast import hashing, losses
+from hashfast.condense import CondenseConfig, EvaluationConfig
 from hashfast.data import PROTOCOLS, load
 from hashfast.hashing import TrainConfig
 from hashfast.hashing.methods import build_criterion
 from hashfast.presets import FAMILIES, PRESETS, QUANTIZATION_METHODS, find_preset
+
+TRAINING = [name for name, preset in PRESETS.items() if preset.command == "train"]
+CONDENSATION = [name for name, preset in PRESETS.items() if preset.command == "condense"]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def trained_with(monkeypatch, capsys):
     return trained_with
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", TRAINING)
 def test_every_preset_is_a_run(digits, name):
     config = find_preset(name).config(bits=16)
     assert config.bits == 16
@@ -51,6 +55,24 @@ def test_every_preset_is_a_run(digits, name):
     assert find_preset(name).source
 
 
+@pytest.mark.parametrize("name", CONDENSATION)
+def test_every_preset_is_a_condensation(name):
+    preset = find_preset(name, "condense")
+    config = preset.config(seed=3)
+    assert isinstance(config, CondenseConfig)
+    assert (config.seed, config.bits, config.hashing) == (3, 64, "dhd")
+    assert config.data in PROTOCOLS
+    assert name.rpartition("/")[2].startswith(config.method)
+    config.resolved()
+    evaluation = preset.evaluation(evaluate_bits=32)
+    assert (evaluation.evaluate_methods, evaluation.evaluate_bits) == (("dhd",), 32)
+    assert evaluation.training(config, 100).data == config.data
+    known = {field.name for kind in (CondenseConfig, EvaluationConfig) for field in fields(kind)}
+    assert set(preset.settings) <= known
+    assert preset.description
+    assert preset.source
+
+
 def test_names_say_method_and_quantisation():
     for family in ("002", "fashion-mnist"):
         for method in ("dsdh", "hashnet", "greedyhash", "dch", "csq", "dbdh"):
@@ -58,7 +80,8 @@ def test_names_say_method_and_quantisation():
                 settings = PRESETS[f"{family}/{method}{mark}"].settings
                 assert settings["method"] == method
                 assert settings["quantization"] == quantization
-    assert len(PRESETS) == 2 * 18 + 3 + 2
+    assert len(TRAINING) == 2 * 18 + 3 + 2
+    assert len(CONDENSATION) == 2 * 6 * 3 + 7
     assert list(QUANTIZATION_METHODS) == ["dsdh", "hashnet", "greedyhash", "dch", "csq", "dbdh"]
 
 
@@ -85,9 +108,63 @@ def test_settings_of_the_papers(digits):
         assert (config.epochs, config.warmup_epochs, config.batch_size) == (100, 10, 128)
 
 
+@pytest.mark.parametrize(
+    ("name", "networks", "pool"),
+    [
+        ("000/iem-cifar10", (300, 300), "pretrained"),
+        ("001/iem-cifar10", (200, 300), "random"),
+        ("000/iem-imagenet10", (200, 200), "pretrained"),
+        ("001/iem-imagenet20", (300, 200), "random"),
+    ],
+)
+def test_settings_of_iem(name, networks, pool):
+    preset = find_preset(name)
+    config, evaluation = preset.config().resolved(), preset.evaluation()
+    assert (config.networks, config.inner_steps) == networks
+    assert config.network_pool == pool
+    assert config.network_augmentation is True
+    low = name.endswith("cifar10")
+    assert config.data == ("cifar10-1" if low else name.rpartition("-")[2])
+    assert config.backbone == ("convnet3" if low else "resnetap10")
+    assert config.factor == (2 if low else 3)
+    rates = {"cifar10": (0.005, 0.03), "imagenet10": (10, 0.004), "imagenet20": (20, 0.004)}
+    found = config.learning_rate, evaluation.evaluate_learning_rate
+    assert found == rates[name.rpartition("-")[2]]
+    assert evaluation.evaluate_weight_decay == 6e-6
+
+
+def test_settings_of_idc():
+    config = find_preset("001/idc-cifar10").config()
+    assert (config.metric, config.learning_rate, config.network_images) == ("mse", 0.005, 2000)
+    assert (config.factor, config.networks, config.real_batch) == (2, 2000, 64)
+    config = find_preset("000/idc-imagenet20").config()
+    assert (config.metric, config.learning_rate, config.network_images) == ("l1", 0.003, 500)
+    assert (config.factor, config.networks, config.pool_epochs) == (3, 500, 10)
+
+
+def test_a_preset_is_for_one_command(capsys):
+    assert find_preset("002/csq", "train").config().method == "csq"
+    for command, name, other in (
+        ("train", "000/iem-cifar10", "condense"),
+        ("condense", "002/csq-c", "train"),
+    ):
+        said = f"preset {name} is for hashfast {other}, not for hashfast {command}"
+        with pytest.raises(ValueError, match=said):
+            find_preset(name, command)
+        status, out, err = call(capsys, command, "--preset", name)
+        assert (status, out) == (2, "")
+        assert f"{said}: hashfast {other} --preset {name}" in err
+
+
 def test_stand_ins_fit_a_cpu():
-    for name, preset in PRESETS.items():
+    for name in CONDENSATION:
+        if name.startswith("fashion-mnist/"):
+            config = PRESETS[name].config()
+            assert (config.data, config.backbone, config.width) == ("fashion-mnist", "convnet3", 32)
+            assert "stand-in" in PRESETS[name].description
+    for name in TRAINING:
         if name.startswith("fashion-mnist/") and not name.endswith("/best"):
+            preset = PRESETS[name]
             config = preset.config()
             assert (config.data, config.backbone, config.width) == ("fashion-mnist", "convnet3", 32)
             assert (config.epochs, config.batch_size) == (5, 32)
@@ -126,7 +203,7 @@ def test_settings_that_a_preset_leaves_open_are_the_defaults(trained_with):
     ("arguments", "said"),
     [
         (["--preset", "002/csqc"], "close names: 002/csq"),
-        (["--preset", "xyz"], "close names: 002/METHOD"),
+        (["--preset", "xyz"], "close names: 000/METHOD"),
         (["--preset"], "--preset needs a name"),
         (["--preset", "002/csq-c", "--epochs", "0"], "preset 002/csq-c gives --data=cifar10"),
     ],

@@ -322,7 +322,7 @@ def test_it_lists_what_there_is(capsys):
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["005"], 2, "unknown paper '005'; known: 002, 003"),
+        (["005"], 2, "unknown paper '005'; known: 000, 001, 002, 003"),
         (["002", "--table", "9"], 2, "002 has no table 9; it has table 1"),
         (["002", "--table", "1", "--figure", "2"], 2, "one table or one figure"),
         (["--table", "1"], 2, "name the paper"),

@@ -8,13 +8,14 @@ from train_runs import small_digits
 
 import hashfast
 from hashfast import unpack
+from hashfast._runs import Runs
 from hashfast.augment import DEFORMATIONS, deform
 from hashfast.data import PROTOCOLS
 from hashfast.hashing import TrainConfig, encode_dataset, train
 from hashfast.hashing.checkpoint import load_checkpoint
 from hashfast.reproduce import PAPERS, Cell, Table, measures, numbers002, numbers003, paper002
-from hashfast.reproduce.experiment import Choices, Plan
-from hashfast.reproduce.runs import Runs, identity
+from hashfast.reproduce.identity import identity
+from hashfast.reproduce.plan import Choices, Plan
 from hashfast.reproduce.tables import Entry, tabulate
 
 

@@ -8,15 +8,26 @@ from torch import Tensor, nn
 from hashfast.augment._images import to_unit
 from hashfast.augment.deformations import DEFORMATIONS, deform
 from hashfast.augment.dhd import build_dhd
+from hashfast.augment.siamese import RandomViews, SiameseAugmentation
 from hashfast.augment.standard import CropAndFlip
 
-__all__ = ["AUGMENTATIONS", "DEFORMATIONS", "build_augmentation", "deform"]
+__all__ = [
+    "AUGMENTATIONS",
+    "DEFORMATIONS",
+    "SiameseAugmentation",
+    "build_augmentation",
+    "deform",
+]
+
+_DSA = "color_crop_cutout_flip_scale_rotate"
 
 # Name -> builder from (image_shape, scale) to a module over float32 images in [0, 1].
 AUGMENTATIONS: dict[str, Callable[[tuple[int, int, int], float], nn.Module]] = {
     "none": lambda image_shape, scale: nn.Identity(),
     "standard": lambda image_shape, scale: CropAndFlip(scale),
     "dhd": build_dhd,
+    "dsa": lambda image_shape, scale: RandomViews(_DSA, "one", scale),
+    "idc": lambda image_shape, scale: RandomViews("color_crop_cutout", "all", scale),
 }
 
 
@@ -26,14 +37,18 @@ def build_augmentation(
     """A module that turns a batch of images into a random view of it.
 
     It maps uint8 images, or floating-point ones in [0, 1], ``[n, *image_shape]`` on any device to
-    float32 in [0, 1] of the same shape and device. Every image has draws of its own, from torch's
-    global CPU generator: torch.manual_seed repeats them. No gradient is kept. The images are not
-    changed; "none" returns float32 ones as they are.
+    float32 in [0, 1] of the same shape and device; "dsa" and "idc", whose colours are not clamped,
+    can leave that range. Every image has draws of its own, from torch's global CPU generator:
+    torch.manual_seed repeats them. No gradient is kept. The images are not changed; "none" returns
+    float32 ones as they are.
 
     Args:
-        name: "none" (float32 only), "standard" (crop and flip) or "dhd" (see `build_dhd`).
+        name: "none" (float32 only), "standard" (crop and flip), "dhd" (see `build_dhd`), or those
+            of training on condensed images: "dsa" (color, crop, cutout, flip, scale or rotate, one
+            a batch) and "idc" (color, crop and cutout), see `SiameseAugmentation`.
         image_shape: (C, H, W), C = 1 or 3.
-        scale: in [0, 1], multiplies every probability; 0 leaves images as they are.
+        scale: in [0, 1], multiplies every probability; 0 leaves images as they are. For "dsa" and
+            "idc" it is the share of images that are touched.
 
     Raises:
         ValueError: unknown name, image_shape or scale out of range; in the module, images of

@@ -22,3 +22,18 @@ def to_unit(images: Tensor) -> Tensor:
             "point in [0, 1]"
         )
     return images.float()
+
+
+def take_pixels(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Pixel (rows[i, y], columns[i, x]) of image i at (y, x), 0 where that lies outside.
+
+    images: [n, C, H, W]; rows: int64 [n, h], columns: int64 [n, w]; the result is [n, C, h, w].
+    """
+    height, width = images.shape[2:]
+    inside = ((rows >= 0) & (rows < height))[:, :, None]
+    inside = inside & ((columns >= 0) & (columns < width))[:, None, :]
+    pixels = rows.clamp(0, height - 1)[:, :, None] * width
+    pixels = pixels + columns.clamp(0, width - 1)[:, None, :]
+    # One gather for the batch.
+    taken = images.flatten(2).gather(2, pixels.flatten(1)[:, None].expand(-1, images.shape[1], -1))
+    return taken.unflatten(2, pixels.shape[1:]).masked_fill(~inside[:, None], 0)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from hashfast.augment._images import take_pixels
+
 
 class CropAndFlip(nn.Module):
     """Random crop of the zero-padded image and horizontal flip of one in two.
@@ -20,22 +22,17 @@ class CropAndFlip(nn.Module):
         self.scale = scale
 
     def forward(self, images: Tensor) -> Tensor:
-        n, channels, height, width = images.shape
+        n, _, height, width = images.shape
         border_y, border_x = max(1, height // 8), max(1, width // 8)
         cropped = torch.rand(n) < self.scale
         shift_y = torch.randint(-border_y, border_y + 1, (n,)) * cropped
         shift_x = torch.randint(-border_x, border_x + 1, (n,)) * cropped
         flipped = torch.rand(n) < 0.5 * self.scale
 
-        # One gather for the batch, from the padded image: [n, H] rows and [n, W] columns.
-        rows = (border_y + shift_y)[:, None] + torch.arange(height)
-        columns = (border_x + shift_x)[:, None] + torch.arange(width)
+        rows = shift_y[:, None] + torch.arange(height)
+        columns = shift_x[:, None] + torch.arange(width)
         columns = torch.where(flipped[:, None], columns.flip(1), columns)
-        rows, columns = rows.to(images.device), columns.to(images.device)
-        padded = nn.functional.pad(images, (border_x, border_x, border_y, border_y))
-        pixels = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
-        pixels = pixels.flatten(1)[:, None].expand(n, channels, height * width)
-        return padded.flatten(2).gather(2, pixels).view(images.shape)
+        return take_pixels(images, rows.to(images.device), columns.to(images.device))
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}"

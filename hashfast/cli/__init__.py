@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": "the whole job on embedded data, in under a minute",
     "methods": "list methods, protocols and backbones",
     "train": "train a hash model on a protocol and evaluate it",
+    "condense": "learn a few images a class to train on instead of all, and evaluate them",
     "reproduce": "tables and figures of papers, beside the paper's numbers",
     "encode": "turn pictures or a protocol's images into codes",
     "index": "join codes into one gallery, or describe one",

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import typing
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ _SWITCH = {
     **dict.fromkeys(("true", "True", "yes", "on"), ""),
     **dict.fromkeys(("false", "False", "no", "off"), "no-"),
 }
-# Commands that take --preset: their options are those of training.
-WITH_PRESETS = {"train"}
+WITH_PRESETS = {"train", "condense"}
+"""Commands that take --preset, each the presets made for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ def run(name: str, command: Any, arguments: list[str]) -> int:
         if name in WITH_PRESETS:
             arguments, preset = _take(arguments, "--preset", "a name: hashfast methods lists them")
         if preset is not None:
-            words = _read_preset(preset, command)
+            words = _read_preset(preset, name, command)
             arguments, given = _with_defaults(arguments, [], words)[0], [*words, *given]
     except (OSError, ValueError, yaml.YAMLError) as error:
         return failed(name, error, 2)
@@ -82,7 +83,7 @@ def run(name: str, command: Any, arguments: list[str]) -> int:
             shown = json.dumps(result.to_dict(), indent=2, default=str) if as_json else str(result)
             print(shown)
     except KeyboardInterrupt:
-        hint = "; --resume continues after the last whole epoch" * hasattr(options, "resume")
+        hint = "; --resume continues from the last checkpoint" * hasattr(options, "resume")
         return failed(name, f"interrupted{hint}")
     except BrokenPipeError:
         raise
@@ -95,6 +96,18 @@ def failed(name: str, why: object, status: int = 1) -> int:
     """Say why on standard error; returns the exit status."""
     print(f"hashfast {name}: {str(why) or type(why).__name__}", file=sys.stderr)
     return status
+
+
+def check_names(data: str, *backbones: str) -> None:
+    """Raise ValueError for names that are checked again where they are used: bad usage here."""
+    from hashfast.data import PROTOCOLS
+    from hashfast.hashing.backbones import backbone_statistics
+
+    if data not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {data!r}; known: {', '.join(PROTOCOLS)}")
+    for backbone in backbones:
+        with suppress(ImportError):  # a library that is missing is no bad usage
+            backbone_statistics(backbone)
 
 
 def _take(arguments: list[str], option: str, what: str) -> tuple[list[str], str | None]:
@@ -124,15 +137,15 @@ def _with_defaults(
     return [*positional, *arguments[:start], *options, *arguments[start:]], positional + options
 
 
-def _read_preset(name: str, command: Any) -> list[str]:
-    """The settings of a preset, spelled as on the command line."""
+def _read_preset(preset: str, name: str, command: Any) -> list[str]:
+    """The settings of a preset for `hashfast NAME`, spelled as on the command line."""
     from hashfast.presets import find_preset
 
     def text(value: Any) -> Any:
         return [str(part) for part in value] if isinstance(value, tuple) else str(value)
 
-    settings = {key: text(value) for key, value in find_preset(name).settings.items()}
-    return _spelled(settings, command, f"preset {name}")[1]
+    settings = {key: text(value) for key, value in find_preset(preset, name).settings.items()}
+    return _spelled(settings, command, f"preset {preset}")[1]
 
 
 def _read_config(path: Path, command: Any) -> tuple[list[str], list[str]]:

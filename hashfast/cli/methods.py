@@ -1,3 +1,4 @@
+import inspect
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,25 +12,28 @@ class Command:
     """List methods, presets, protocols and backbones, or describe one method or preset."""
 
     name: Annotated[str, tyro.conf.Positional] = ""
-    """A method or preset: its arguments or settings."""
+    """A hashing loss, condensation method or preset: its arguments or settings."""
     backbones: bool = False
     """List every torchvision backbone too."""
 
     def __post_init__(self) -> None:
-        from hashfast.losses import METHODS
+        from hashfast import condense, losses
         from hashfast.presets import find_preset
 
-        if self.name and self.name not in METHODS:
+        if self.name and self.name not in {**losses.METHODS, **condense.METHODS}:
             find_preset(self.name)
 
     def run(self) -> Output:
-        from hashfast.losses import METHODS
+        from hashfast import condense, losses
 
         if not self.name:
             return self._listed()
-        return _method(self.name) if self.name in METHODS else _preset(self.name)
+        if self.name in losses.METHODS:
+            return _loss(self.name)
+        return _condensation(self.name) if self.name in condense.METHODS else _preset(self.name)
 
     def _listed(self) -> Output:
+        from hashfast import condense
         from hashfast.data import PROTOCOLS
         from hashfast.hashing import list_backbones
         from hashfast.hashing.backbones import OWN_BACKBONES
@@ -38,6 +42,7 @@ class Command:
         from hashfast.presets import FAMILIES, PRESETS
 
         methods = {name: (cls.__doc__ or "").split("\n")[0] for name, cls in METHODS.items()}
+        condensation = {name: method.summary for name, method in condense.METHODS.items()}
         protocols = {
             name: f"{protocol.description} ({protocol.where})"
             if protocol.where
@@ -47,9 +52,12 @@ class Command:
         backbones = list_backbones() if self.backbones else [*OWN_BACKBONES, *NAMES]
         text = "\n".join(
             [
-                "methods (--method), each with --quantization original | hswd | swd | none; "
-                "methods NAME tells more",
+                "methods of train (--method), each with --quantization original | hswd | swd | "
+                "none; methods NAME tells more",
                 *(f"  {name:<16} {what}" for name, what in methods.items()),
+                "",
+                "methods of condense (--method); methods NAME tells more",
+                *(f"  {name:<16} {what}" for name, what in condensation.items()),
                 "",
                 "presets (--preset), settings of papers for the other options; methods PRESET "
                 "shows them",
@@ -65,12 +73,10 @@ class Command:
         )
         presets = {name: preset.description for name, preset in PRESETS.items()}
         lists = {"presets": presets, "protocols": protocols, "backbones": backbones}
-        return Output(text, {"methods": methods, **lists})
+        return Output(text, {"methods": methods, "condensation": condensation, **lists})
 
 
-def _method(name: str) -> Output:
-    import inspect
-
+def _loss(name: str) -> Output:
     from hashfast.hashing.methods import arguments
     from hashfast.losses import METHODS
 
@@ -87,22 +93,41 @@ def _method(name: str) -> Output:
     return Output(f"{text}\n{found}", {**facts, "description": text})
 
 
+def _condensation(name: str) -> Output:
+    from hashfast.condense import METHODS, CondenseConfig
+
+    method, ipc = METHODS[name], CondenseConfig.ipc
+    text, defaults = inspect.getdoc(method) or "", method.defaults(ipc)
+    lines = [text, "", f"settings of its own, with {ipc} images a class", *_options(defaults)]
+    found = {"method": name, "ipc": ipc, "defaults": defaults, "description": text}
+    return Output("\n".join(lines), found)
+
+
 def _preset(name: str) -> Output:
     from hashfast.presets import find_preset
 
     preset = find_preset(name)
     settings = dict(preset.settings)
-    lines = [f"  --{key.replace('_', '-')} {_words(value)}" for key, value in settings.items()]
-    text = "\n".join([preset.description, f"source: {preset.source}", *lines])
+    lines = [
+        preset.description,
+        f"for hashfast {preset.command}; source: {preset.source}",
+        *_options(settings),
+    ]
     return Output(
-        text,
+        "\n".join(lines),
         {
             "preset": name,
+            "command": preset.command,
             "description": preset.description,
             "source": preset.source,
             "settings": settings,
         },
     )
+
+
+def _options(settings: dict[str, Any]) -> list[str]:
+    """Settings as options of a command, a line each."""
+    return [f"  --{key.replace('_', '-')} {_words(value)}" for key, value in settings.items()]
 
 
 def _words(value: Any) -> str:

@@ -29,10 +29,14 @@ class Command:
     """Of the paper's methods, these only."""
     bits: tuple[int, ...] = ()
     """Lengths of the code (default: the paper's)."""
+    ipc: tuple[int, ...] = ()
+    """Condensed images a class (default: the paper's)."""
     seeds: tuple[int, ...] = ()
-    """Seeds, each a run (default: 0 1 2 for tables of quality, 0 for the others)."""
+    """Seeds, each a run (default: 0, of 002 and 003 0 1 2 for tables of quality)."""
     epochs: int | None = None
     """Epochs of each run (default: the paper's)."""
+    scale: float = 1.0
+    """Do less, or more: multiplies epochs or steps of training, and networks of condensation."""
     out: Path | None = None
     """Folder for table, pictures and runs (default: reproduce/PAPER-table-N)."""
     device: str = "auto"
@@ -66,8 +70,10 @@ class Command:
             root=self.root,
             methods=self.methods,
             bits=self.bits,
+            ipc=self.ipc,
             seeds=self.seeds,
             epochs=self.epochs,
+            scale=self.scale,
             out=self.out,
             device=self.device,
             workers=self.workers,

@@ -1,8 +1,7 @@
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from hashfast.cli._run import Output
+from hashfast.cli._run import Output, check_names
 from hashfast.hashing.config import TrainConfig
 
 
@@ -21,17 +20,7 @@ class Command(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_names()
-
-    def _check_names(self) -> None:
-        """Names that are checked again where they are used; here a wrong one is bad usage."""
-        from hashfast.data import PROTOCOLS
-        from hashfast.hashing.backbones import backbone_statistics
-
-        if self.data not in PROTOCOLS:
-            raise ValueError(f"unknown protocol {self.data!r}; known: {', '.join(PROTOCOLS)}")
-        with suppress(ImportError):  # a library that is missing is no bad usage
-            backbone_statistics(self.backbone)
+        check_names(self.data, self.backbone)
 
     def run(self) -> Output | None:
         """None in all processes but the first, which speaks for them."""

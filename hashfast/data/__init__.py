@@ -8,6 +8,7 @@ that dataset. Normalisation to float is the model's business, on the model's dev
 from hashfast._inputs import check_labels
 from hashfast.data.arrays import ArrayDataset
 from hashfast.data.base import ImageDataset
+from hashfast.data.condensed import CondensedSet
 from hashfast.data.files import FileDataset
 from hashfast.data.lists import read_list
 from hashfast.data.loaders import load, load_csv, load_folder, load_lists
@@ -21,6 +22,7 @@ from hashfast.data.wrap import wrap
 __all__ = [
     "PROTOCOLS",
     "ArrayDataset",
+    "CondensedSet",
     "FileDataset",
     "ImageDataset",
     "Protocol",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hashfast.hashing import efficientnet_lite, timm_networks, torchvision_networks
 from hashfast.hashing.convnet import ConvNet
 from hashfast.hashing.library_backbone import LibraryBackbone
-from hashfast.hashing.resnet_ap import ResNetAP10
+from hashfast.hashing.resnet import ResNet10, ResNetAP10
 from hashfast.hashing.weights import PRETRAINED, load_into, read_weights
 
 
@@ -29,9 +29,10 @@ class Pixels(nn.Module):
 OWN_BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "convnet3": ConvNet,
     "resnetap10": ResNetAP10,
+    "resnet10": ResNet10,
     "pixels": Pixels,
 }
-_SCALABLE = ("convnet3", "resnetap10")
+_SCALABLE = ("convnet3", "resnetap10", "resnet10")
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -54,13 +55,14 @@ def build_backbone(
 ) -> nn.Module:
     """Build a network from images [n, in_channels, S, S] to features [n, F], F = .num_features.
 
-    `name` is `convnet3`, `resnetap10`, `pixels` (no network: the flattened image),
+    `name` is `convnet3`, `resnetap10`, `resnet10`, `pixels` (no network: the flattened image),
     `efficientnet-lite0` (1, 2; weights come with a package), a torchvision classification network,
     or `timm/NAME`. The last linear layer of a library network is removed and the rest kept, as
     hashing papers do: alexnet and vgg keep fc6 and fc7 (F = 4096). Library networks take 3
     channels, or 1, which is repeated. Networks with position embeddings are built for `image_size`.
 
-    `width`: channels of convnet3 (default 128), multiplier of resnetap10 (default 1.0).
+    `width`: channels of convnet3 (default 128), multiplier of resnetap10 and resnet10
+    (default 1.0).
     `weights`: None starts at random; a path reads a .safetensors, .pth, .pt or .bin file of
     tensors (for a library network, with the library's own keys); "pretrained" takes the
     library's default weights from its local cache, those of EfficientNet-Lite from the package

@@ -1,6 +1,7 @@
-"""Checkpoints of a training run: one file, replaced whole after every epoch."""
+"""Checkpoints of a run: one file, replaced whole whenever a stretch of it is done."""
 
 import io
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ from hashfast.hashing.model import CONFIG_FILE
 CHECKPOINT_FILE = "checkpoint.pt"
 FORMAT = 2
 # Settings that may change between a run and its resumption without changing the result's meaning.
-_FREE = {"device", "workers", "root", "evaluate_every", "tensorboard"}
+_FREE = {"condensed", "device", "workers", "root", "evaluate_every", "tensorboard"}
 
 
 def save_checkpoint(
-    folder: Path, config: TrainConfig, protocol: dict[str, Any], state: dict[str, Any]
+    folder: Path, config: Any, protocol: dict[str, Any], state: dict[str, Any]
 ) -> None:
-    """Write `state` with the settings it belongs to; protocol is what `Splits.describe` returns."""
+    """Write `state` with the settings it belongs to.
+
+    config: a dataclass; protocol: what `Splits.describe` returns.
+    """
     checkpoint = {"format": FORMAT, "config": _as_text(config), "protocol": protocol, **state}
     buffer = io.BytesIO()  # torch reports a full disk as an internal error
     torch.save(checkpoint, buffer)
@@ -29,7 +33,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
-    """The state of the last whole epoch, on the CPU; only tensors and plain values are read.
+    """The state that was saved last, on the CPU; only tensors and plain values are read.
 
     Raises ValueError naming a file that is damaged, or no checkpoint of this version.
     """
@@ -61,18 +65,14 @@ def find_run(
             )
         return None
     state = load_checkpoint(folder)
+    if "epoch" not in state:
+        raise FileExistsError(f"{folder} holds a run of another kind: choose another folder")
     if not resume:
         raise FileExistsError(
             f"{folder} holds a run at epoch {state['epoch']} of {state['config']['epochs']}: "
             "continue it with resume (--resume), or choose another folder"
         )
-    pairs = [
-        (key, state["config"].get(key), value)
-        for key, value in _as_text(config).items()
-        if key not in _FREE
-    ]
-    pairs += [(f"data {key}", state["protocol"].get(key), protocol[key]) for key in protocol]
-    differ = {key: f"{key} {theirs} -> {ours}" for key, theirs, ours in pairs if theirs != ours}
+    differ = differences(state, config, protocol, _FREE)
     fewer = config.epochs < state["epoch"]
     if config.schedule == "constant" and not fewer:
         differ.pop("epochs", None)
@@ -91,5 +91,21 @@ def find_run(
     return state
 
 
-def _as_text(config: TrainConfig) -> dict[str, str]:
+def differences(
+    state: dict[str, Any], config: Any, protocol: dict[str, Any], free: Collection[str]
+) -> dict[str, str]:
+    """Settings and facts of the data that a checkpoint has otherwise: {name: "name old -> new"}.
+
+    config: a dataclass; free: its fields that may differ.
+    """
+    pairs = [
+        (key, state["config"].get(key), value)
+        for key, value in _as_text(config).items()
+        if key not in free
+    ]
+    pairs += [(f"data {key}", state["protocol"].get(key), protocol[key]) for key in protocol]
+    return {key: f"{key} {theirs} -> {ours}" for key, theirs, ours in pairs if theirs != ours}
+
+
+def _as_text(config: Any) -> dict[str, str]:
     return {key: str(value) for key, value in asdict(config).items()}

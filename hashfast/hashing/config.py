@@ -23,6 +23,8 @@ class TrainConfig:
     """Where the data lies, if not where it is looked for by itself."""
     image_size: int | None = None
     """Side of the square images are scaled to (default: native for arrays, 224 for files)."""
+    condensed: Path | None = None
+    """Folder of a condensed set to train on, instead of the protocol's training set."""
     method: str = "csq"
     """Loss: `hashfast methods` lists them."""
     options: tuple[str, ...] = ()
@@ -37,9 +39,10 @@ class TrainConfig:
     quantization_weight: float | None = None
     """Weight of the quantisation term (default: the method's own, 0.1 for hswd and swd)."""
     backbone: str = "convnet3"
-    """Network: convnet3, resnetap10, efficientnet-lite0, a torchvision name, or timm/NAME."""
+    """Network: convnet3, resnetap10, resnet10, efficientnet-lite0, a torchvision name, or
+    timm/NAME."""
     width: float | None = None
-    """Channels of convnet3 (default 128), multiplier of resnetap10 (default 1)."""
+    """Channels of convnet3 (default 128), multiplier of resnetap10 and resnet10 (default 1)."""
     weights: str | None = None
     """Starting weights of the backbone: a file, or `pretrained` from the library's local cache."""
     augment: str = "auto"

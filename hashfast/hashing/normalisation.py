@@ -1,4 +1,4 @@
-"""How a protocol's images are normalised: arrays as the training set is."""
+"""How a protocol's images are normalised: arrays as the training set is, condensed or not."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,9 @@ from hashfast.hashing.model import ModelConfig
 
 def model_config(config: TrainConfig, splits: Splits, head: str) -> ModelConfig:
     """Settings of the model for a protocol's images."""
-    if isinstance(splits.train, ArrayDataset) and config.weights is None:
+    if config.weights is None and {"mean", "std"} <= splits.recipe.keys():  # of a condensed set
+        mean, std = (tuple(splits.recipe[key]) for key in ("mean", "std"))
+    elif config.weights is None and isinstance(splits.train, ArrayDataset):
         mean, std = channel_statistics(splits.train.images)
     else:
         mean, std = backbone_statistics(config.backbone, splits.image_shape[0])

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from hashfast import _distributed
 from hashfast._files import write_json
-from hashfast.data import ArrayDataset, Splits, UnreadableImage, load
+from hashfast.data import ArrayDataset, CondensedSet, Splits, UnreadableImage, load
 from hashfast.hashing.checkpoint import CHECKPOINT_FILE, find_run, save_checkpoint
 from hashfast.hashing.config import TrainConfig
 from hashfast.hashing.evaluation import Evaluation, evaluate_model
@@ -46,8 +46,11 @@ def train(
     `out` receives model.safetensors, config.json, a card, metrics.jsonl (a line an epoch),
     results.json and, after every epoch, checkpoint.pt; None writes nothing. `resume` continues
     from that checkpoint, with the same result as an uninterrupted run. `splits` overrides loading
-    `config.data`. Raises FileExistsError when `out` holds a run and `resume` is off, ValueError
-    when its settings or data differ, and DivergedError naming term, step and learning rate.
+    `config.data`; `config.condensed` takes the place of its training set.
+
+    Raises FileExistsError when `out` holds a run and `resume` is off, ValueError when its settings
+    or data differ, DivergedError naming term, step and learning rate, and what `CondensedSet.load`
+    and `in_place_of_training_set` raise.
     Unreadable pictures are left out with one warning and listed in the results; UnreadableImage
     is raised when no training picture is readable. torch's global generators are seeded.
 
@@ -60,6 +63,8 @@ def train(
     with _distributed.setup(resolve_device(config.device)) as device:
         if splits is None:
             splits = load(config.data, config.root, config.split_seed, config.image_size)
+        if config.condensed is not None:
+            splits = CondensedSet.load(config.condensed).in_place_of_training_set(splits)
         state = None
         if out is not None:
             out = Path(out)

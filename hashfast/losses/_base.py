@@ -1,7 +1,9 @@
 """The base of every supervised hashing loss: checks, precision, quantisation, components."""
 
 import math
+from functools import reduce
 from itertools import chain
+from operator import add
 from typing import Any, Literal
 
 import torch
@@ -25,10 +27,10 @@ class HashLoss(nn.Module):
     `components` holds the terms of the last call, detached: "similarity", "quantization" (before
     its weight), "loss" (the value returned), and any further term the method records.
 
-    A method implements `similarity` and, if it has a quantisation term of its own,
-    `original_quantization` with `original_weight`. Both get outputs of at least float32, checked
-    labels in the form given, and as keywords the further inputs named in `needs`; they are called
-    with at least one row.
+    A method implements `similarity` (or `similarity_terms`, where its parts are of interest) and,
+    if it has a quantisation term of its own, `original_quantization` with `original_weight`. They
+    get outputs of at least float32, checked labels in the form given, and as keywords the further
+    inputs named in `needs`; they are called with at least one row.
 
     Args:
         num_classes, bits: at least 1.
@@ -83,6 +85,12 @@ class HashLoss(nn.Module):
         """The method's loss without quantisation, a scalar."""
         raise NotImplementedError
 
+    def similarity_terms(
+        self, outputs: Tensor, labels: Tensor, *args: Any, **inputs: Any
+    ) -> dict[str, Tensor]:
+        """The weighted terms of the loss without quantisation, by name; at least one."""
+        return {"similarity": self.similarity(outputs, labels, **inputs)}
+
     def original_quantization(self, outputs: Tensor, *args: Any, **inputs: Any) -> Tensor:
         """The method's own quantisation term before its weight, a scalar."""
         raise NotImplementedError
@@ -134,22 +142,38 @@ class HashLoss(nn.Module):
         index int64 [n]: positions of the images in the training set. Methods that do not list them
         in `needs` ignore them.
         """
+        total = reduce(add, self.terms(outputs, labels, u_student=u_student, index=index).values())
+        self.record(loss=total)
+        return total
+
+    def terms(
+        self,
+        outputs: Tensor,
+        labels: Tensor,
+        *,
+        u_student: Tensor | None = None,
+        index: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The loss of a batch as its weighted terms, which add up to it, in the graph.
+
+        Called as the loss is. The quantisation term is "quantization", if there is one; the others
+        are "similarity", or what the method names them.
+        """
         inputs = self._checked_inputs(outputs, labels, u_student=u_student, index=index)
         self.components = {}
         with torch.autocast(outputs.device.type, enabled=False):
             outputs = full_precision(outputs)
             if outputs.shape[0] == 0:
-                return self._empty(outputs)
+                return {"similarity": self._empty(outputs)}
             if not (torch.compiler.is_compiling() or self._labels_checked or _captured(labels)):
                 self.check_labels(labels)
-            total = self.similarity(outputs, labels, **inputs)
-            self.record(similarity=total)
+            terms = self.similarity_terms(outputs, labels, **inputs)
+            self.record(similarity=reduce(add, terms.values()))
             if self.quantization_weight is not None:
                 quantization = self._quantization(outputs, inputs)
                 self.record(quantization=quantization)
-                total = total + self.quantization_weight * quantization
-        self.record(loss=total)
-        return total
+                terms["quantization"] = self.quantization_weight * quantization
+        return terms
 
     def _quantization(self, outputs: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         if self.quantizer is None:
@@ -160,7 +184,7 @@ class HashLoss(nn.Module):
         warn_undefined("the loss", 0)
         # Every parameter stays in the graph, or distributed training waits for its gradient.
         zero = outputs.sum() + sum(0 * parameter.sum() for parameter in self.parameters())
-        self.record(similarity=zero, loss=zero)
+        self.record(similarity=zero)
         if self.quantization_weight is not None:
             self.record(quantization=zero)
         return zero

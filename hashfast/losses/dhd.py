@@ -59,7 +59,9 @@ class DHD(HashLoss):
         self.proxies = nn.Parameter(torch.empty(num_classes, bits))
         nn.init.xavier_uniform_(self.proxies)
 
-    def similarity(self, outputs: Tensor, labels: Tensor, u_student: Tensor) -> Tensor:
+    def similarity_terms(
+        self, outputs: Tensor, labels: Tensor, u_student: Tensor
+    ) -> dict[str, Tensor]:
         proxies = unit_rows(self.proxies.to(outputs.dtype))
         logits = unit_rows(outputs) @ proxies.T / self.tau
         if labels.dim() == 1:
@@ -69,7 +71,7 @@ class DHD(HashLoss):
             proxy = F.cross_entropy(logits, positive / positive.sum(1, keepdim=True).clamp(min=1))
         distilled = (1 - (unit_rows(u_student) * unit_rows(outputs.detach())).sum(1)).mean()
         self.record(proxy=proxy, distillation=distilled)
-        return proxy + self.distill_weight * distilled
+        return {"proxy": proxy, "distillation": self.distill_weight * distilled}
 
     def original_quantization(self, outputs: Tensor, u_student: Tensor) -> Tensor:
         target = (outputs.detach().sign() + 1) / 2

@@ -5,6 +5,7 @@ Colours are those of Okabe and Ito, which colour-blind readers tell apart.
 """
 
 from hashfast.plots.codes import tsne, two_bit
+from hashfast.plots.condensation import condensation_curves
 from hashfast.plots.labels import label_statistics
 from hashfast.plots.proxies import proxy_similarity
 from hashfast.plots.quantization import distance_curves, quantization_bars
@@ -14,6 +15,7 @@ from hashfast.plots.views import augmentation_grid
 
 __all__ = [
     "augmentation_grid",
+    "condensation_curves",
     "curves",
     "deformation_grid",
     "distance_curves",

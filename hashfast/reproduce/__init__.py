@@ -7,7 +7,8 @@
 To add a paper: `numbersNNN.py` with the numbers it prints, and `paperNNN.py` with TITLE and
 EXPERIMENTS, {"table 1" or "figure 2": Experiment}, and its line in PAPERS. An `Experiment` names
 the runs that it needs, as presets with some settings changed (`plan`), and makes a table or
-pictures of their results (`show`). A run trains and evaluates; an experiment that measures more
+pictures of their results (`show`). A run trains and evaluates, on a condensed set where it has a
+`Condensing` (runs000.py plans such runs); an experiment that measures more
 brings a function of its own (`perform`, as in measures.py and timing.py) which returns JSON, so
 that what was found is kept and no model has to be.
 """
@@ -18,8 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hashfast.reproduce import paper002, paper003
-from hashfast.reproduce.experiment import Choices, Experiment, Outcome, carry_out
+from hashfast.reproduce import paper000, paper001, paper002, paper003
+from hashfast.reproduce.experiment import Experiment, Outcome, carry_out
+from hashfast.reproduce.plan import Choices
 from hashfast.reproduce.tables import Cell, Table
 
 __all__ = [
@@ -42,6 +44,8 @@ class Paper(NamedTuple):
 
 
 PAPERS: dict[str, Paper] = {
+    "000": Paper(paper000.TITLE, paper000.EXPERIMENTS),
+    "001": Paper(paper001.TITLE, paper001.EXPERIMENTS),
     "002": Paper(paper002.TITLE, paper002.EXPERIMENTS),
     "003": Paper(paper003.TITLE, paper003.EXPERIMENTS),
 }
@@ -71,8 +75,10 @@ def reproduce(
     root: str | os.PathLike | None = None,
     methods: Sequence[str] = (),
     bits: Sequence[int] = (),
+    ipc: Sequence[int] = (),
     seeds: Sequence[int] = (),
     epochs: int | None = None,
+    scale: float = 1.0,
     out: str | os.PathLike | None = None,
     device: str = "auto",
     workers: int = 0,
@@ -82,8 +88,9 @@ def reproduce(
 
     `out` (default: reproduce/002-table-3) receives table.md, table.csv, table.json, the pictures,
     and runs/ with a JSON file a run: what is in there is not done again, so that an interrupted
-    call goes on where it stopped. Without `data` and `root` a small network on Fashion-MNIST stands
-    in; see Choices for them and the other arguments.
+    call goes on where it stopped. Condensed sets are kept for all experiments: in condensed/ beside
+    the default `out`, and in another `out`. Without `data` and `root` a small network on
+    Fashion-MNIST stands in; see Choices for them and the other arguments.
 
     Raises ValueError for what the paper or the experiment does not have, and what loading the data,
     training and drawing raise.
@@ -94,11 +101,14 @@ def reproduce(
         root=None if root is None else Path(root),
         methods=tuple(methods),
         bits=tuple(bits),
+        ipc=tuple(ipc),
         seeds=tuple(seeds),
         epochs=epochs,
+        scale=scale,
         device=device,
         workers=workers,
     )
     folder = Path("reproduce", f"{paper}-{name.replace(' ', '-')}") if out is None else Path(out)
+    condensed = (folder.parent if out is None else folder) / "condensed"
     experiment = PAPERS[paper].experiments[name]
-    return carry_out(f"{paper} {name}", experiment, chosen, folder, progress)
+    return carry_out(f"{paper} {name}", experiment, chosen, folder, condensed, progress)

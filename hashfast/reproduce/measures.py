@@ -4,6 +4,7 @@ All take (settings, data, folder, progress), train in the folder, where an inter
 and return the results of training (`hashfast.hashing.train`) with what they measured added.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,12 @@ from torch import Tensor
 
 from hashfast._files import read_json, write_json
 from hashfast.augment import DEFORMATIONS, build_augmentation, deform
+from hashfast.condense.classification import classify
 from hashfast.data import ImageDataset, Splits
 from hashfast.hashing import Encoded, HashModel, TrainConfig, encode_dataset, train
 from hashfast.hashing.checkpoint import load_checkpoint
+from hashfast.hashing.loading import shuffled
+from hashfast.hashing.logs import METRICS_FILE
 from hashfast.index import search
 from hashfast.losses import HSWD, SWD
 from hashfast.metrics import mean_average_precision
@@ -31,6 +35,28 @@ QUERIES, NEIGHBOURS = 3, 10
 def quality(config: TrainConfig, splits: Splits, folder: Path, progress: bool) -> Result:
     """Retrieval quality of the trained model."""
     return train(config, folder, splits=splits, resume=True, progress=progress).results
+
+
+def retrieval_curves(config: TrainConfig, splits: Splits, folder: Path, progress: bool) -> Result:
+    """Adds "precision_curve": P@top-M for M = 1, 2, ..."""
+    result = train(config, folder, splits=splits, resume=True, progress=progress)
+    return {**result.results, "precision_curve": result.report.precision_curve.round(6).tolist()}
+
+
+def map_over_training(config: TrainConfig, splits: Splits, folder: Path, progress: bool) -> Result:
+    """Adds "history": mAP after some epochs and at the end, and the "steps" taken until then."""
+    followed = replace(config, evaluate_every=max(1, config.epochs // POINTS))
+    results = quality(followed, splits, folder, progress)
+    steps = len(shuffled(len(splits.train), config.batch_size, 0, 0))
+    lines = map(json.loads, (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines())
+    history = [(line["epoch"], line["map"]) for line in lines if "map" in line]
+    history.append((config.epochs, results["report"]["map"]))
+    return {**results, "history": [{"steps": steps * e, "map": value} for e, value in history]}
+
+
+def accuracy(config: TrainConfig, splits: Splits, folder: Path, progress: bool) -> Result:
+    """Adds "accuracy": of a classifier in place of the hash model, on the queries."""
+    return {**quality(config, splits, folder, progress), "accuracy": classify(config, splits)}
 
 
 def outputs_sample(config: TrainConfig, splits: Splits, folder: Path, progress: bool) -> Result:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from hashfast.data import Splits
 from hashfast.presets import QUANTIZATION_METHODS, STAND_IN, SUFFIXES
-from hashfast.reproduce.experiment import Experiment, Found, Plan, Result, Run, Shown, Source
+from hashfast.reproduce.experiment import Experiment, Found, Result, Shown
 from hashfast.reproduce.figures002 import (
     KINDS,
     draw_bars,
@@ -25,6 +25,7 @@ from hashfast.reproduce.numbers002 import (
     TABLE_2_COLUMNS,
     TABLE_3,
 )
+from hashfast.reproduce.plan import Plan, Run, Source
 from hashfast.reproduce.results import data_and_bits, entries, printed, show_map
 from hashfast.reproduce.tables import Cell, Table, tabulate
 from hashfast.reproduce.timing import VARIANTS, epoch_seconds

@@ -10,7 +10,7 @@ import torch
 from hashfast import plots
 from hashfast.augment import DEFORMATIONS, build_augmentation
 from hashfast.presets import PRESETS, STAND_IN
-from hashfast.reproduce.experiment import Experiment, Found, Plan, Run, Shown, Source
+from hashfast.reproduce.experiment import Experiment, Found, Shown
 from hashfast.reproduce.measures import (
     deformed_quality,
     found_under_deformations,
@@ -19,6 +19,7 @@ from hashfast.reproduce.measures import (
     shown_queries,
 )
 from hashfast.reproduce.numbers003 import COLUMNS, TABLE_A, TABLE_B, TABLE_C
+from hashfast.reproduce.plan import Plan, Run, Source
 from hashfast.reproduce.results import data_and_bits, first_seeds, map_table, printed, show_map
 from hashfast.reproduce.tables import Entry, tabulate
 

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Iterator
 
-from hashfast.reproduce.experiment import Found, Result, Shown, Source
+from hashfast.reproduce.experiment import Found, Result, Shown
+from hashfast.reproduce.plan import Source
 from hashfast.reproduce.tables import Entry, Table, tabulate
 
 _PRINTED = {
     "cifar10": "CIFAR-10",
+    "cifar10-1": "CIFAR-10",
     "coco": "COCO",
+    "imagenet10": "ImageNet10",
+    "imagenet20": "ImageNet20",
     "imagenet100": "ImageNet",
     "nuswide21": "NUS-WIDE",
     "nuswide21-dhd": "NUS-WIDE",

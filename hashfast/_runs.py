@@ -2,25 +2,18 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hashfast._files import read_json, write_json
-from hashfast.hashing import TrainConfig
-from hashfast.hashing.loading import resolve_device
-
-# Settings that say where and how fast, not what.
-_FREE = {"root", "workers", "tensorboard"}
 
 
-def identity(config: TrainConfig, **further: str) -> dict[str, Any]:
-    """The settings that a run's result depends on, as JSON holds them."""
-    settings = {key: value for key, value in asdict(config).items() if key not in _FREE}
-    settings["device"] = resolve_device(config.device).type
-    return json.loads(json.dumps({**settings, **further}))
+def digest(settings: dict[str, Any]) -> str:
+    """A short name for settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 class Runs:
@@ -39,8 +32,8 @@ class Runs:
 
         name: first part of the file's name, for people.
         """
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-        path = self.folder / f"{name}-{digest}.json"
+        readable = re.sub("[^0-9A-Za-z._-]+", "-", name)
+        path = self.folder / f"{readable}-{digest(settings)}.json"
         if path.is_file():
             return read_json(path)["result"]
         work = path.with_suffix("")

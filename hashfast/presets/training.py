@@ -1,20 +1,10 @@
-"""Named settings of papers, as data: `hashfast train --preset 002/csq-c`.
+"""Presets of `hashfast train`: papers 002 (HSWD) and 003 (DHD), and stand-ins."""
 
-A preset gives defaults; whatever else is asked for wins (`--options` as a whole). 002 is "One Loss
-for Quantization: Deep Hashing with Discrete Wasserstein Distributional Matching" (HSWD), 003 is
-"Deep Hash Distillation for Image Retrieval" (DHD). Presets called fashion-mnist/... are stand-ins:
-the same methods on data and a network small enough for a CPU.
-"""
-
-import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from hashfast.hashing import TrainConfig
+from hashfast.presets.preset import STAND_IN, Preset
 
-STAND_IN = "fashion-mnist"
 QUANTIZATION_METHODS = {
     "dsdh": "DSDH",
     "hashnet": "HashNet",
@@ -26,33 +16,6 @@ QUANTIZATION_METHODS = {
 """The six methods of 002, with their names in print."""
 SUFFIXES = {"original": "", "swd": "-s", "hswd": "-c"}
 """002 marks a method's quantisation in its name: its own, SWD or HSWD."""
-
-
-@dataclass(frozen=True)
-class Preset:
-    """description: what it trains; source: where its settings come from; settings: arguments of
-    TrainConfig, the others stay at their defaults."""
-
-    description: str
-    source: str
-    settings: Mapping[str, Any]
-
-    def config(self, **changes: Any) -> "TrainConfig":
-        """The settings with some of them changed. Raises as TrainConfig does."""
-        from hashfast.hashing import TrainConfig
-
-        return TrainConfig(**{**self.settings, **changes})
-
-
-def find_preset(name: str) -> Preset:
-    """Raises ValueError, with close names, for an unknown one."""
-    if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, n=4) or list(FAMILIES)
-        raise ValueError(
-            f"unknown preset {name!r}; close names: {', '.join(close)} (hashfast methods lists all)"
-        )
-    return PRESETS[name]
-
 
 _HSWD_SOURCE = (
     "khoadoan106/single_loss_quantization: README.md (optimiser, rate, epochs, weight of the "
@@ -190,7 +153,6 @@ PRESETS: dict[str, Preset] = {
         },
     ),
 }
-"""Name -> preset: PAPER/METHOD, with -s for SWD and -c for HSWD as 002 writes them."""
 
 FAMILIES = {
     "002/METHOD[-s|-c]": "HSWD paper, VGG11: METHOD is "
@@ -200,4 +162,3 @@ FAMILIES = {
     "methods of 002, and dhd",
     f"{STAND_IN}/best": "OrthoHash, width 64, 30 epochs with crops and flips",
 }
-"""A line for each group of presets."""

@@ -1,0 +1,28 @@
+// class_mmd with 512-bit vectors.
+#include <cstdint>
+#include <cstring>
+
+#include "class_mmd_kernels.h"
+#include "cpu_level.h"
+
+#if HASHFAST_X86
+
+#ifdef __clang__
+#pragma clang attribute push(                                                           \
+    __attribute__((target("avx2,bmi,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl"))), \
+    apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,bmi,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl")
+#endif
+#include "class_mmd_rows.h"
+
+namespace hashfast::avx512 {
+constinit const ClassKernels class_kernels = class_kernels_of<64>();
+}  // namespace hashfast::avx512
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
