@@ -5,6 +5,7 @@
 """
 
 from hashfast.losses._base import HashLoss
+from hashfast.losses.class_mean_mmd import ClassMeanMMD
 from hashfast.losses.csq import CSQ as CSQ
 from hashfast.losses.dbdh import DBDH as DBDH
 from hashfast.losses.dch import DCH as DCH
@@ -26,6 +27,7 @@ __all__ = [
     "METHODS",
     "OT",
     "SWD",
+    "ClassMeanMMD",
     "HashLoss",
     "sliced_wasserstein",
     *(method.__name__ for method in METHODS.values()),
