@@ -1,5 +1,6 @@
-"""The whole job on scikit-learn's digits: baselines, training, retrieval, a gallery to search."""
+"""The whole job on scikit-learn's digits: training, condensation, a gallery to search."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from hashfast._environment import environment
+from hashfast.condense import CondenseConfig, condense
 from hashfast.data import ArrayDataset, Splits, load
 from hashfast.hashing import (
     Encoded,
@@ -22,12 +24,21 @@ from hashfast.hashing import (
 from hashfast.index import Gallery, search
 from hashfast.metrics import Report, evaluate, quantization_error
 
-PROTOCOL, BITS, EPOCHS = "digits", 32, 30
+PROTOCOL, BITS, WIDTH, EPOCHS = "digits", 32, 32, 30
 BASELINES = {"random projection": "random", "ITQ": "itq"}
 TRAINED: dict[str, tuple[str, Literal["original", "hswd"]]] = {
     "CSQ": ("csq", "original"),
     "OrthoHash": ("orthohash", "original"),
     "OrthoHash + HSWD": ("orthohash", "hswd"),
+}
+CONDENSED: dict[str, dict[str, Any]] = {
+    "CSQ, 1 random image a class": {"method": "random"},
+    "CSQ, 1 condensed image a class": {
+        "method": "dm",
+        "networks": 60,
+        "learning_rate": 0.2,
+        "real_batch": 0,
+    },
 }
 
 
@@ -66,20 +77,17 @@ def rows(out: Path, splits: Splits, seed: int = 0) -> Iterator[Row]:
         model.save_pretrained(out / "models" / _slug(name))
         yield _evaluated(name, model, splits, seconds)
     for name, (method, quantization) in TRAINED.items():
-        settings = TrainConfig(
-            data=PROTOCOL,
-            method=method,
-            quantization=quantization,
-            bits=BITS,
-            epochs=EPOCHS,
-            width=32,
-            learning_rate=3e-3,
-            device="cpu",
-            seed=seed,
+        yield _trained(name, out, splits, method, quantization, EPOCHS, seed)
+    for name, condensation in CONDENSED.items():
+        small = CondenseConfig(
+            data=PROTOCOL, ipc=1, width=WIDTH, device="cpu", seed=seed, **condensation
         )
-        result = train(settings, splits=splits, progress=False)
-        result.model.save_pretrained(out / "models" / _slug(name))
-        yield _evaluated(name, result.model, splits, result.results["train_seconds"])
+        condensed, seconds, _ = condense(small, splits=splits, progress=False)
+        condensed.save(out / "condensed" / _slug(name))
+        # Ten images are one step an epoch.
+        few = condensed.in_place_of_training_set(splits)
+        row = _trained(name, out, few, "csq", "original", 150, seed)
+        yield row._replace(train_seconds=row.train_seconds + seconds)
 
 
 def write_gallery(out: Path, row: Row, splits: Splits) -> Path:
@@ -133,6 +141,31 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def _trained(
+    name: str,
+    out: Path,
+    splits: Splits,
+    method: str,
+    quantization: Literal["original", "hswd"],
+    epochs: int,
+    seed: int,
+) -> Row:
+    settings = TrainConfig(
+        data=PROTOCOL,
+        method=method,
+        quantization=quantization,
+        bits=BITS,
+        epochs=epochs,
+        width=WIDTH,
+        learning_rate=3e-3,
+        device="cpu",
+        seed=seed,
+    )
+    result = train(settings, splits=splits, progress=False)
+    result.model.save_pretrained(out / "models" / _slug(name))
+    return _evaluated(name, result.model, splits, result.results["train_seconds"])
+
+
 def _evaluated(name: str, model: HashModel, splits: Splits, seconds: float) -> Row:
     query, database = (encode_dataset(model, part) for part in (splits.query, splits.database))
     report = evaluate(
@@ -152,4 +185,4 @@ def _images(dataset: Any) -> torch.Tensor:
 
 
 def _slug(name: str) -> str:
-    return name.lower().replace(" + ", "-").replace(" ", "-")
+    return re.sub("[^a-z0-9]+", "-", name.lower())

@@ -8,6 +8,7 @@ from hashfast.plots.codes import tsne, two_bit
 from hashfast.plots.condensation import condensation_curves
 from hashfast.plots.labels import label_statistics
 from hashfast.plots.proxies import proxy_similarity
+from hashfast.plots.quality import quality_bars, quality_lines
 from hashfast.plots.quantization import distance_curves, quantization_bars
 from hashfast.plots.retrieval_curves import curves, pr_curve, precision_curve
 from hashfast.plots.retrieval_grids import deformation_grid, retrieval_grid
@@ -23,6 +24,8 @@ __all__ = [
     "pr_curve",
     "precision_curve",
     "proxy_similarity",
+    "quality_bars",
+    "quality_lines",
     "quantization_bars",
     "retrieval_grid",
     "tsne",
