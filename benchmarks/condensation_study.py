@@ -36,16 +36,18 @@ EVALUATION = EvaluationConfig(
     evaluate_compile=True,
 )
 STEPS: dict[str, Any] = {"networks": 60, "inner_steps": 1, "real_batch": 64}
+# With one image a class, steps are cheap beside the features of the real images, and IEM makes
+# several with every network; DM has a new network for each.
+IEM_STEPS = {1: {**STEPS, "inner_steps": 5, "real_draws": "network"}, 10: STEPS}
 GRADIENTS: dict[str, Any] = {"networks": 5, "inner_steps": 5, "real_batch": 32}
 POOL: dict[str, Any] = {"network_pool": "pretrained", "pool_size": 5, "hashing": "csq"}
-# Learning rates of the images that are tried on the validation split, for one image a class. Ten
-# images move each other's mean a tenth as far: theirs are ten times as high.
-CANDIDATES = {
-    "dm": (0.02, 0.06, 0.2),
-    "iem": (0.007, 0.02, 0.06),
-    "iem-v1": (0.005, 0.02),
-    "dsa": (0.006,),
-    "idc": (0.005,),
+# Learning rates of the images that are tried on the validation split, by images a class.
+CANDIDATES: dict[str, dict[int, tuple[float, ...]]] = {
+    "dm": {1: (0.02, 0.06, 0.2), 10: (0.2, 0.6, 2.0)},
+    "iem": {1: (0.005, 0.01, 0.02), 10: (0.07, 0.2, 0.6)},
+    "iem-v1": {1: (0.0025, 0.01), 10: (0.05, 0.2)},
+    "dsa": {1: (0.006,), 10: (0.006,)},
+    "idc": {1: (0.005,), 10: (0.005,)},
 }
 # Bars on mAP: the first row above the second by at least this.
 BARS = {
@@ -73,13 +75,12 @@ KINDS = {
     "herding": Kind("Herding", "herding", {**POOL, "pool_size": 1}),
     "dm": Kind("DM", "dm", STEPS, "dm"),
     "dm-na": Kind("DM, perturbed networks", "dm", {**STEPS, "network_augmentation": True}, "dm"),
-    "dm-mf": Kind("DM, multi-formation", "iem", {**STEPS, "network_augmentation": False}, "iem"),
-    "iem": Kind("IEM (v2)", "iem", STEPS, "iem"),
-    "iem-v1": Kind("IEM (v1)", "iem", {**STEPS, **POOL}, "iem-v1"),
+    "dm-mf": Kind("DM, multi-formation", "iem", {"network_augmentation": False}, "iem"),
+    "iem": Kind("IEM (v2)", "iem", {}, "iem"),
+    "iem-v1": Kind("IEM (v1)", "iem", POOL, "iem-v1"),
     "dsa": Kind("DSA", "dsa", GRADIENTS, "dsa"),
     "idc": Kind("IDC", "idc", GRADIENTS, "idc"),
 }
-CONSTANT_RATE = {"dsa", "idc"}  # whose own code knows the number of images
 
 
 class Run(NamedTuple):
@@ -128,6 +129,7 @@ class Study:
             self.splits = {"test": whole, "validation": validation(whole)}
         config = CondenseConfig(
             **NETWORK,
+            **(IEM_STEPS[run.ipc] if kind.method == "iem" else {}),
             **kind.settings,
             method=kind.method,
             ipc=run.ipc,
@@ -158,8 +160,7 @@ class Study:
         name = KINDS[row].rate
         if name is None:
             return None
-        scale = 1 if name in CONSTANT_RATE else ipc
-        runs = [Run("validation", name, ipc, scale * rate, 0) for rate in CANDIDATES[name]]
+        runs = [Run("validation", name, ipc, rate, 0) for rate in CANDIDATES[name][ipc]]
         if len(runs) == 1:
             return runs[0].learning_rate
         return max(runs, key=lambda run: self.result(run)["map"]).learning_rate

@@ -201,7 +201,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS / "plots", help="folder for the PNGs")
     options = parser.parse_args(arguments)
     files = options.files or sorted(
-        p for p in RESULTS.glob("*.csv") if not p.stem.startswith(("quality", "metrics-"))
+        path
+        for path in RESULTS.glob("*.csv")
+        if path.read_text().startswith(("op,", "provider,surface,"))
     )
     if not files:
         print(f"no results in {RESULTS}: run benchmarks/bench_ops.py first", file=sys.stderr)

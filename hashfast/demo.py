@@ -35,7 +35,7 @@ CONDENSED: dict[str, dict[str, Any]] = {
     "CSQ, 1 random image a class": {"method": "random"},
     "CSQ, 1 condensed image a class": {
         "method": "dm",
-        "networks": 60,
+        "networks": 40,
         "learning_rate": 0.2,
         "real_batch": 0,
     },

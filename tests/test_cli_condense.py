@@ -76,6 +76,9 @@ def test_a_run_is_not_overwritten(condensed, capsys):
     assert "--resume" in err
     # A run that is whole says again what it found.
     assert call(capsys, *arguments, "--resume")[:2] == (0, shown)
+    compared = json.loads((out / "results.json").read_text())["comparison"]
+    assert call(capsys, *arguments, "--resume", "--no-evaluate")[0] == 0
+    assert json.loads((out / "results.json").read_text())["comparison"] == compared
     status, _, err = call(capsys, *arguments, "--resume", "--learning-rate", 0.5)
     assert status == 1
     assert "learning_rate" in err
@@ -132,6 +135,25 @@ def test_selections_are_condensations_too(capsys, monkeypatch, tmp_path):
     assert (tmp_path / "runs" / "digits-random-ipc2" / "condensed.png").is_file()
 
 
+def test_baselines_that_lack_images_are_named_before_anything_is_learnt(capsys, tmp_path):
+    arguments = ["condense", *TINY, "--ipc", 51, "--out", tmp_path / "run"]
+    status, out, err = call(capsys, *arguments)
+    assert (status, out) == (1, "")
+    assert "class 0 has 50 training images and ipc is 51" in err
+    assert "at most 50" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_made_fails_before_anything_is_learnt(
+    capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(Step, "__call__", lambda *_: pytest.fail("a step was made"))
+    (tmp_path / "file").touch()
+    status, out, err = call(capsys, "condense", *TINY, "--out", tmp_path / "file" / "run")
+    assert (status, out) == (1, "")
+    assert str(tmp_path / "file") in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -140,7 +162,8 @@ def test_selections_are_condensations_too(capsys, monkeypatch, tmp_path):
         (["--backbone", "convnet"], "convnet"),
         (["--ipc", 0], "ipc is 0; it must be at least 1"),
         (["--ipc", "many"], "--ipc"),
-        (["--hashing", "cqs"], "unknown method 'cqs'; known: csq"),
+        (["--hashing", "cqs"], "hashing: unknown method 'cqs'; known: csq"),
+        (["--augment", "none", "--strategy", "color"], "strategy is 'color' and augment none"),
         (["--evaluate-steps", 0], "evaluate_steps is 0; it must be at least 1"),
         (["--evaluate-methods", "cqs"], "unknown method 'cqs'"),
         (["--evaluate-backbones", "vgg"], "vgg"),

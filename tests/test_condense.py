@@ -1,6 +1,7 @@
 """The condensation loop: what a step computes, and what a run does."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hashfast.condense.networks import Networks
 from hashfast.condense.real import RealImages
 from hashfast.condense.start import first_images
 from hashfast.condense.step import Step
+from hashfast.data import UnreadableImage, load
 from hashfast.data.formation import decode
 from hashfast.hashing import DivergedError
 
@@ -69,13 +71,24 @@ def test_batched_steps_are_those_of_a_loop_over_classes():
             loop.step()
         step(ours, [network], (0, turn))
         optimizer.step()
-    assert (ours - images.detach().new_tensor(0.5)).abs().max() > 0
     assert not torch.equal(ours, first_images(config, step.real).double())
 
 
 def test_batched_step_at_ten_classes_is_the_published_conversion():
     assert batched_step(0.005, 0.5, 10) == pytest.approx((0.005 * 1.998046875, 0.5**10))
     assert batched_step(0.3, 0.0, 7) == (0.3, 0.0)
+
+
+def test_idc_scales_its_learning_rate_by_images_a_class():
+    def rate(ipc, **changes):
+        config = tiny("idc", ipc=ipc, momentum=0.0, learning_rate=0.02, **changes).resolved()
+        images = torch.zeros(1, requires_grad=True)
+        optimizer = images_optimizer(images, METHODS["idc"](config, 3), 3)
+        return optimizer.param_groups[0]["lr"]
+
+    assert rate(50) == pytest.approx(0.1)
+    assert rate(1) == pytest.approx(0.002)
+    assert rate(50, scale_learning_rate=False) == 0.02
 
 
 @pytest.mark.parametrize("method", ["dm", "iem", "idc"])  # dsa counts rows without gradient 1
@@ -161,6 +174,40 @@ def test_a_resumed_run_gives_the_same_images(method, tmp_path, monkeypatch):
     assert json.loads(lines[-1])["networks"] == 3
 
 
+def test_every_step_draws_anew():
+    """Real images, and the decoded ones where a class has more than a step takes."""
+    config = tiny("iem", augment="none", synthetic_batch=3)
+    images, _, networks, step = prepared(config)
+    loaded = networks.load(0)
+    (first, labels), (second, _) = (step.decoded(images, (0, inner)) for inner in (0, 1))
+    assert labels.tolist() == [c for c in range(10) for _ in range(3)]
+    assert not torch.equal(first, second)
+    whole, _ = decode(images, 2, num_classes=10)
+    for i, chosen in enumerate(first):  # different ones, of their class
+        of_class = whole[i // 3 * 8 : i // 3 * 8 + 8]
+        assert (of_class == chosen).flatten(1).all(1).sum() == 1
+    assert len(first.flatten(1).unique(dim=0)) == 30
+    step.config = replace(step.config, synthetic_batch=0)
+    losses = {float(step(images, loaded, (number, inner))) for number in (0, 1) for inner in (0, 1)}
+    assert len(losses) == 4
+    assert float(step(images, loaded, (1, 0))) in losses
+
+
+def test_a_selection_is_not_replaced_by_another(tmp_path):
+    def run(**settings):
+        config = tiny("random", **{"hashing_options": ("gamma=10",), "hashing": "dch", **settings})
+        return condense(config, tmp_path, splits=splits, resume=True, progress=False)
+
+    splits = three_digits()
+    first = run()
+    with pytest.raises(ValueError, match=r"other settings: ipc 2 -> 3; seed 0 -> 1"):
+        run(ipc=3, seed=1)
+    assert torch.equal(run(workers=1).condensed.images, first.condensed.images)
+    splits = replace(splits, fingerprint="another split")
+    with pytest.raises(ValueError, match="other settings: data fingerprint"):
+        run()
+
+
 def test_several_networks_a_step_are_averaged():
     config = tiny("dm", networks_a_step=2, augment="none", real_batch=0)
     images, _, networks, step = prepared(config)
@@ -234,6 +281,16 @@ def test_bad_data_is_named():
         condense(tiny("dm"), splits=splits_of(images, several, 2), progress=False)
 
 
+def test_pictures_of_which_none_is_readable_are_named(tmp_path):
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for i in range(4):
+            (tmp_path / label / f"{i}.png").write_bytes(b"no picture")
+    splits = load("folder", tmp_path, image_size=8)
+    with pytest.raises(UnreadableImage, match=r"no training picture is readable, the first: .*png"):
+        RealImages(splits, torch.device("cpu"))
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch, tmp_path):
     def losses(self, network, real_side, synthetic):
         yield synthetic.images.sum() * float("nan")
@@ -257,6 +314,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch, tmp_path):
         ({"strategy": "flip_zoom"}, "strategy is 'flip_zoom'"),
         ({"hashing": "sift"}, "unknown method 'sift'"),
         ({"real_batch": -1}, "real_batch is -1"),
+        ({"pool_epochs": 0}, "pool_epochs is 0; it must be at least 1"),
+        ({"network_images": 0}, "network_images is 0"),
+        ({"network_pool": "trained"}, "network_pool is 'trained'; expected one of random, pre"),
+        ({"augment": "dhd"}, "augment is 'dhd'; expected one of none, dsa, idc"),
+        ({"metric": "l2"}, "metric is 'l2'; expected one of rows, cos"),
+        ({"perturbation_directions": 3}, "perturbation_directions is 3; expected one of 1, 2"),
     ],
 )
 def test_settings_are_checked(changes, message):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from train_runs import small_digits
 
 from hashfast.condense import CondenseConfig, condense, evaluation
@@ -16,6 +17,7 @@ from hashfast.condense.classification import CrossEntropy, classify
 from hashfast.condense.comparison import Comparison
 from hashfast.condense.evaluation import compare, evaluate_set, quick_evaluation
 from hashfast.condense.evaluation_config import EvaluationConfig
+from hashfast.data import load
 from hashfast.hashing import train
 from hashfast.hashing.learner import Learner
 
@@ -115,19 +117,47 @@ def test_a_set_is_trained_on_alone_for_the_steps_asked_for(splits, chosen, steps
     assert "accuracy" not in found
 
 
-def test_networks_normalise_by_the_real_images(splits, chosen, monkeypatch):
-    models = []
+@pytest.fixture
+def models(monkeypatch):
+    """The configurations of the hashing networks that are trained."""
+    seen = []
 
     def keep(*args, **options):
-        models.append(train(*args, **options))
-        return models[-1]
+        result = train(*args, **options)
+        seen.append(result.model.config)
+        return result
 
     monkeypatch.setattr(evaluation, "train", keep)
+    return seen
+
+
+def test_networks_normalise_by_the_real_images(splits, chosen, models):
     for condensed in (chosen, None):
         evaluate_set(condensed, splits, CONFIG, EVALUATION)
-    ours, whole = (result.model.config for result in models)
+    ours, whole = models
     assert ours.mean == whole.mean
     assert ours.std == whole.std
+
+
+def test_all_rows_normalise_alike_where_images_are_files(models, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 128, (2, 8, 12, 12, 3), dtype=np.uint8)
+    for label, images in zip("ab", pixels, strict=True):
+        (tmp_path / label).mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / label / f"{i}.png")
+    splits = load("folder", tmp_path, image_size=8)
+    settings = replace(
+        EVALUATION,
+        evaluate_steps=2,
+        evaluate_seeds=(0,),
+        evaluate_baselines=("random",),
+        evaluate_whole=True,
+    )
+    compare(replace(CONFIG, ipc=1), settings, splits, {}, progress=False)
+    evaluate_set(None, splits, CONFIG, settings)
+    assert len(models) == 3
+    assert len({(config.mean, config.std) for config in models}) == 1
+    assert max(models[0].mean) < 0.3  # not that of ImageNet
 
 
 def test_without_a_set_the_whole_training_set_is_trained_on(splits, steps):

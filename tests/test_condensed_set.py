@@ -1,6 +1,7 @@
 """Condensed sets: what they hold, how they are decoded, written and read."""
 
 import json
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -249,6 +250,18 @@ def test_the_picture_has_a_handy_size(tmp_path, height, width, ipc, size):
     assert picture.size == size
 
 
+def test_another_split_warns():
+    digits = load("digits")
+    images = torch.zeros(10, *digits.image_shape)
+    info = {"protocol": digits.describe()}
+    condensed = CondensedSet(images, torch.arange(10), info=info)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        condensed.in_place_of_training_set(digits)
+    with pytest.warns(UserWarning, match="made of another split than this one of digits"):
+        condensed.in_place_of_training_set(load("digits", None, 1))
+
+
 def test_the_card_says_what_it_is(tmp_path):
     info = {"method": "iem", "seconds": 12.46, "settings": {"seed": 0}}
     info["protocol"] = {"name": "fashion-mnist"}
@@ -267,6 +280,14 @@ def test_the_card_says_what_it_is(tmp_path):
         assert row in card
     assert "hashfast train --data fashion-mnist --condensed mine" in card
     assert "seed" not in card
+
+
+def test_the_card_names_the_options_that_must_be_the_same(tmp_path):
+    settings = {"root": "/private/pictures", "image_size": 64, "split_seed": 3}
+    made(info={"protocol": {"name": "folder"}, "settings": settings}).save(tmp_path / "mine")
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "--data folder --root ROOT --image-size 64 --split-seed 3 --condensed mine" in card
+    assert "/private" not in card
 
 
 def test_where_nothing_is(tmp_path):

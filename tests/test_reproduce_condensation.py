@@ -357,13 +357,25 @@ def test_sizes(capsys, tmp_path, quick):
         (["000", "--table", "1", "--epochs", "3"], "counted in steps: choose --scale"),
         (["000", "--table", "4", "--methods", "iem"], "methods cannot be chosen"),
         (["002", "--table", "1", "--ipc", "3"], "ipc cannot be chosen"),
-        (["000", "--table", "1", "--scale", "0"], "scale is 0.0; it must be positive"),
     ],
 )
 def test_what_cannot_be_is_refused(capsys, monkeypatch, tmp_path, arguments, said):
     monkeypatch.chdir(tmp_path)
     status, _, err = call(capsys, "reproduce", *arguments)
     assert status == 1
+    assert said in " ".join(err.replace("│", "").split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--scale", "0"], "scale is 0.0; it must be positive"),
+        (["--ipc", "0"], "ipc is (0,); all must be at least 1"),
+    ],
+)
+def test_numbers_that_cannot_be_are_bad_usage(capsys, arguments, said):
+    status, _, err = call(capsys, "reproduce", "000", "--table", "1", *arguments)
+    assert status == 2
     assert said in " ".join(err.replace("│", "").split())
 
 

@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 from hashfast.augment import _siamese_ops as ops
 
 Draws = tuple[Tensor, ...]
+Change = Callable[[Tensor, Draws], Tensor]
 Mode = Literal["one", "all"]
 PARTS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 _MOVES = ("crop", "scale", "rotate")
@@ -67,8 +68,9 @@ class SiameseAugmentation(nn.Module):
     def forward(self, images: Tensor, groups: Tensor | None, draws: Tensor) -> Tensor:
         """The augmented images: same shape, dtype and device, not clamped, differentiable.
 
-        Every image goes through every listed part, chosen or not: the work does not depend on the
-        draws, so that the step can be captured in a CUDA graph, and nothing waits for the device.
+        On a GPU every image goes through every listed part, chosen or not: the work does not depend
+        on the draws, so that the step can be captured in a CUDA graph, and nothing waits for the
+        device. On a CPU an image goes through its own parts only.
 
         Args:
             images: floating point [n, C, H, W], of any range.
@@ -84,32 +86,48 @@ class SiameseAugmentation(nn.Module):
         if groups is not None:
             draws = draws.to(groups.device)[groups]
         u = draws.to(images.device).unbind(1)
-        for part in ("flip", "color", "crop"):
-            images = self._step(part, images, u)
-        if "scale" in self.parts or "rotate" in self.parts:
-            images = ops.warp(images, self._matrices(u))
-        return self._step("cutout", images, u)
+        if self._by_rows(images):
+            images = images.clone()
+        images = self._step(("flip",), images, u, _flip)
+        images = self._step(("color",), images, u, _color)
+        images = self._step(("crop",), images, u, _crop)
+        images = self._step(("scale", "rotate"), images, u, self._warp)
+        return self._step(("cutout",), images, u, _cutout)
 
-    def _step(self, part: str, images: Tensor, u: Draws) -> Tensor:
-        if part not in self.parts:
+    def _step(self, parts: tuple[str, ...], images: Tensor, u: Draws, change: Change) -> Tensor:
+        """The images that have one of the parts, changed, among the others."""
+        listed = [part for part in parts if part in self.parts]
+        if not listed:
             return images
-        return self._where_chosen(part, u, _STEPS[part](images, u), images)
+        if listed[0] not in self.choices or len(listed) == len(self.choices):
+            return change(images, u)
+        chosen = torch.stack([self._chosen(part, u) for part in listed]).any(0)
+        if not self._by_rows(images):
+            return torch.where(chosen[:, None, None, None], change(images, u), images)
+        rows = chosen.nonzero().squeeze(1)
+        if not len(rows):
+            return images
+        changed = change(images[rows], tuple(draw[rows] for draw in u))
+        return images.index_copy_(0, rows, changed)
 
-    def _matrices(self, u: Draws) -> Tensor:
-        """Scaling or rotation of each image, [n, 2, 2]: never both, so that one `warp` does."""
-        matrices = torch.eye(2, dtype=u[0].dtype, device=u[0].device).expand(len(u[0]), 2, 2)
-        if "scale" in self.parts:
+    def _by_rows(self, images: Tensor) -> bool:
+        """Whether parts are applied to the images that have them only, which change in place."""
+        return images.is_cpu and len(self.choices) > 1 and not torch.compiler.is_compiling()
+
+    def _chosen(self, part: str, u: Draws) -> Tensor:
+        return _integers(u[CHOICE], len(self.choices)) == self.choices.index(part)
+
+    def _warp(self, images: Tensor, u: Draws) -> Tensor:
+        """Scaling or rotation of each image: never both, so that one `warp` does."""
+        if "rotate" not in self.parts:
+            matrices = ops.scaling(u[MOVE], u[MOVE + 1])
+        elif "scale" not in self.parts:
+            matrices = ops.rotation(u[MOVE])
+        else:
+            rotate = self._chosen("rotate", u)[:, None, None]
             scaling = ops.scaling(u[MOVE], u[MOVE + 1])
-            matrices = self._where_chosen("scale", u, scaling, matrices)
-        if "rotate" in self.parts:
-            matrices = self._where_chosen("rotate", u, ops.rotation(u[MOVE]), matrices)
-        return matrices
-
-    def _where_chosen(self, part: str, u: Draws, changed: Tensor, kept: Tensor) -> Tensor:
-        if part not in self.choices or len(self.choices) == 1:
-            return changed
-        chosen = _integers(u[CHOICE], len(self.choices)) == self.choices.index(part)
-        return torch.where(chosen.view(-1, *[1] * (kept.dim() - 1)), changed, kept)
+            matrices = torch.where(rotate, ops.rotation(u[MOVE]), scaling)
+        return ops.warp(images, matrices)
 
     def _check(self, images: Tensor, groups: Tensor | None, draws: Tensor) -> None:
         if not images.is_floating_point():
@@ -154,6 +172,14 @@ class RandomViews(nn.Module):
         return f"scale={self.scale}"
 
 
+def _flip(images: Tensor, u: Draws) -> Tensor:
+    return ops.flip(images, u[FLIP])
+
+
+def _color(images: Tensor, u: Draws) -> Tensor:
+    return ops.color(images, u[BRIGHTNESS], u[SATURATION], u[CONTRAST])
+
+
 def _crop(images: Tensor, u: Draws) -> Tensor:
     borders = (ops.crop_border(size) for size in images.shape[2:])
     shifts = (_integers(u[MOVE + i], 2 * border + 1) - border for i, border in enumerate(borders))
@@ -169,11 +195,3 @@ def _cutout(images: Tensor, u: Draws) -> Tensor:
 def _integers(draw: Tensor, count: int) -> Tensor:
     """Draws in [0, 1) as int64 in [0, count)."""
     return (draw * count).long()
-
-
-_STEPS: dict[str, Callable[[Tensor, Draws], Tensor]] = {
-    "flip": lambda images, u: ops.flip(images, u[FLIP]),
-    "color": lambda images, u: ops.color(images, u[BRIGHTNESS], u[SATURATION], u[CONTRAST]),
-    "crop": _crop,
-    "cutout": _cutout,
-}

@@ -51,6 +51,8 @@ class Command(EvaluationConfig, CondenseConfig):
         if config.pool_folder is None:
             config = replace(config, pool_folder=out / NETWORKS_FOLDER)
         splits = load(self.data, self.root, self.split_seed, self.image_size)
+        if self.evaluate:
+            self._check_baselines(splits)
         quick = None
         if self.evaluate_every:
             quick = quick_evaluation(splits, config, self._part(EvaluationConfig))
@@ -62,18 +64,35 @@ class Command(EvaluationConfig, CondenseConfig):
             evaluate=quick,
             evaluate_every=self.evaluate_every,
         )
-        comparison = None
+        fingerprint = result.condensed.fingerprint()
+        comparison, compared = None, _compared_before(out / RESULTS_FILE, fingerprint)
         if self.evaluate:
             comparison = self._compared(config, splits, result.condensed, out)
+            compared = comparison.to_dict()
         found = {
-            "fingerprint": result.condensed.fingerprint(),
+            "fingerprint": fingerprint,
             **result.condensed.info,
             "history": result.history,
-            "comparison": comparison and comparison.to_dict(),
+            "comparison": compared,
         }
         write_json(out / RESULTS_FILE, found)
         text = _summary(result.condensed, result.seconds, out)
         return Output(f"{comparison}\n\n{text}" if comparison else text, {**found, "out": str(out)})
+
+    def _check_baselines(self, splits: "Splits") -> None:
+        """Raise ValueError for baselines that would fail once the images are learnt."""
+        labels = splits.train.labels
+        if not self.evaluate_baselines or labels is None or labels.ndim != 1:
+            return
+        counts = labels[labels >= 0].bincount(minlength=splits.num_classes)
+        least = int(counts.argmin())
+        if 0 < counts[least] < self.ipc:
+            raise ValueError(
+                f"class {splits.class_names[least]} has {int(counts[least])} training images and "
+                f"ipc is {self.ipc}, too many for the baselines "
+                f"({', '.join(self.evaluate_baselines)}), which keep different real ones: choose "
+                f"at most {int(counts[least])}, or give --evaluate-baselines without names"
+            )
 
     def _compared(
         self, config: CondenseConfig, splits: "Splits", condensed: "CondensedSet", out: Path
@@ -90,6 +109,14 @@ class Command(EvaluationConfig, CondenseConfig):
     def _part(self, kind: type) -> Any:
         """The options of one of the classes that this one is made of."""
         return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})
+
+
+def _compared_before(results: Path, fingerprint: str) -> Any:
+    """What was found of the same set, if it was compared; a run without evaluation keeps it."""
+    from hashfast._files import read_json
+
+    before = read_json(results) if results.is_file() else {}
+    return before.get("comparison") if before.get("fingerprint") == fingerprint else None
 
 
 def _summary(condensed: "CondensedSet", seconds: float, out: Path) -> str:

@@ -47,6 +47,7 @@ class Command:
     def __post_init__(self) -> None:
         from hashfast.data import PROTOCOLS
         from hashfast.reproduce import PAPERS, find_experiment
+        from hashfast.reproduce.plan import Choices
 
         if self.paper and (self.table is not None or self.figure is not None):
             find_experiment(self.paper, self.table, self.figure)
@@ -54,6 +55,7 @@ class Command:
             raise ValueError(f"unknown paper {self.paper!r}; known: {', '.join(PAPERS)}")
         elif not self.paper and (self.table is not None or self.figure is not None):
             raise ValueError(f"name the paper first: {', '.join(PAPERS)}")
+        Choices(bits=self.bits, ipc=self.ipc, scale=self.scale)  # checks them
         if self.data is not None and self.data not in PROTOCOLS:
             raise ValueError(f"unknown protocol {self.data!r}; known: {', '.join(PROTOCOLS)}")
 

@@ -26,6 +26,7 @@ class Augmentation:
         strategy, mode = AUGMENTATIONS[config.augment]
         self.siamese = SiameseAugmentation(config.strategy or strategy, mode)
         self.mean, self.std = mean, std
+        self._zero = -mean / std  # black, normalised
 
     def draw(self, num_groups: int, generator: torch.Generator) -> Tensor:
         """Random numbers for the images of each group."""
@@ -33,5 +34,5 @@ class Augmentation:
 
     def __call__(self, images: Tensor, groups: Tensor | None, draws: Tensor) -> Tensor:
         """Augmented images; groups [n]: the row of `draws` of each, None: one row an image."""
-        normalised = (images - self.mean) / self.std
-        return self.siamese(normalised, groups, draws) * self.std + self.mean
+        normalised = torch.addcmul(self._zero, images, 1 / self.std)
+        return torch.addcmul(self.mean, self.siamese(normalised, groups, draws), self.std)

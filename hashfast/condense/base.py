@@ -55,8 +55,10 @@ def batched_step(learning_rate: float, momentum: float, num_classes: int) -> tup
     """Learning rate and momentum of one step for all classes that equals one step a class.
 
     A loop over C classes moves the images C times, in one optimiser, whose momentum carries a
-    class's gradient on through the other classes' steps: mu' = mu^C, lr' = lr (1 - mu^C) / (1 - mu)
-    gives the same images whenever all classes have had their turn, with the same network.
+    class's gradient on through the other classes' steps. With mu' = mu^C and lr' = lr (1 - mu^C) /
+    (1 - mu) every class has the same images whenever its gradient is taken, with the same network
+    and until values are clamped. At the end of a round the loop has yet to carry on the moves of
+    its last classes.
     """
     carried = momentum**num_classes
     return learning_rate * (1 - carried) / (1 - momentum), carried

@@ -34,7 +34,7 @@ class CondenseConfig:
     """A stored image holds factor x factor smaller ones (multi-formation); 1 turns it off."""
     formation: Formation = "single"
     """Which parts a stored image is decoded into: those of the factor, those of all factors up to
-    it, or at most `bound` a class, the largest factor first."""
+    it, or at most `bound` a class but all of ipc, the largest factor first."""
     bound: int = 128
     """Most decoded images a class of formation bound."""
     backbone: str = "convnet3"
@@ -100,9 +100,9 @@ class CondenseConfig:
     """Operations of the augmentation, joined by _ (default: color_crop_cutout_flip_scale_rotate of
     dsa, color_crop_cutout of idc)."""
     amp: Precision = "no"
-    """Mixed precision of the network; distances stay in float32."""
+    """Mixed precision of the network, of dm and iem; distances stay in float32."""
     compile: bool = False
-    """Compile the network with torch.compile."""
+    """Compile the network with torch.compile, of dm and iem."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes a GPU when there is one."""
     workers: int = 0
@@ -111,12 +111,14 @@ class CondenseConfig:
     """Seed of the first images, the networks and every draw."""
 
     def __post_init__(self) -> None:
-        for name in ("ipc", "bits", "pool_size", "network_batch", "networks_a_step", "bound"):
+        for name in ("ipc", "bits", "network_batch", "networks_a_step", "bound"):
+            _check(name, getattr(self, name), least=1)
+        for name in ("pool_size", "pool_epochs", "network_images"):
             _check(name, getattr(self, name), least=1)
         for name in ("networks", "inner_steps", "factor", "network_epochs"):
             if getattr(self, name) is not None:
                 _check(name, getattr(self, name), least=1)
-        for name in ("real_batch", "synthetic_batch", "pool_epochs", "network_images", "workers"):
+        for name in ("real_batch", "synthetic_batch", "workers"):
             _check(name, getattr(self, name), least=0)
         for name in ("learning_rate", "network_learning_rate"):
             value = getattr(self, name)
@@ -130,8 +132,12 @@ class CondenseConfig:
                 f"perturbation is {self.perturbation}; expected two sizes, the smaller first"
             )
         hints = {field.name: field.type for field in fields(self)}
-        for name in ("init", "formation", "amp", "real_draws", "perturbation_norm"):
+        names = "init", "formation", "amp", "real_draws"
+        for name in (*names, "perturbation_directions", "perturbation_norm"):
             _check_choice(name, getattr(self, name), hints[name])
+        for name in ("network_pool", "metric", "augment"):
+            if getattr(self, name) is not None:
+                _check_choice(name, getattr(self, name), get_args(hints[name])[0])
         self._check_method()
 
     def _check_method(self) -> None:
@@ -140,8 +146,13 @@ class CondenseConfig:
 
         if self.method not in METHODS:
             raise ValueError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
-        check_method(self.hashing, self.hashing_options, memory_bank=None)
+        try:
+            check_method(self.hashing, self.hashing_options, memory_bank=None)
+        except ValueError as error:
+            raise ValueError(f"hashing: {error}") from None
         if self.strategy is not None:
+            if self.augment == "none":
+                raise ValueError(f"strategy is {self.strategy!r} and augment none: leave one out")
             from hashfast.augment.siamese import SiameseAugmentation
 
             SiameseAugmentation(self.strategy)
@@ -161,4 +172,6 @@ def _check(name: str, value: Any, least: int) -> None:
 
 def _check_choice(name: str, value: Any, hint: Any) -> None:
     if value not in get_args(hint):
-        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(get_args(hint))}")
+        raise ValueError(
+            f"{name} is {value!r}; expected one of {', '.join(map(str, get_args(hint)))}"
+        )

@@ -10,8 +10,6 @@ from hashfast.condense.base import Method, Views
 from hashfast.condense.networks import Network
 from hashfast.ops import class_mmd
 
-_REAL_CHUNK = 1024
-
 
 class DM(Method):
     """Match the mean features of every class in a new random network a step.
@@ -39,17 +37,16 @@ class DM(Method):
     def real_side(self, network: Network, real: Views) -> tuple[Tensor, Tensor]:
         """(features [n, F], labels [n])."""
         with torch.no_grad():
-            parts = [network.features(images) for images in real.images.split(_REAL_CHUNK)]
-        return torch.cat(parts), real.labels
+            return network.features(real.images), real.labels
 
     def losses(
         self, network: Network, real_side: tuple[Tensor, Tensor], synthetic: Views
     ) -> Iterator[Tensor]:
         features, labels = real_side
-        yield class_mmd(
-            features,
-            network.features(synthetic.images),
-            labels,
-            synthetic.labels,
-            self.num_classes,
-        )
+        per_class = len(synthetic.images) // self.num_classes
+        # Whole classes, as many as the network takes at once: their graph is freed after each part.
+        rows = max(1, network.at_once(synthetic.images) // per_class) * per_class
+        for images, theirs in zip(
+            synthetic.images.split(rows), synthetic.labels.split(rows), strict=True
+        ):
+            yield class_mmd(features, network.features(images), labels, theirs, self.num_classes)

@@ -15,7 +15,7 @@ from hashfast.condense.comparison import Comparison
 from hashfast.condense.config import CondenseConfig
 from hashfast.condense.evaluation_config import EvaluationConfig
 from hashfast.condense.loop import condense
-from hashfast.condense.real import RealImages
+from hashfast.condense.real import in_memory
 from hashfast.data import ArrayDataset, ImageDataset, Splits
 from hashfast.data.condensed import CondensedSet
 from hashfast.hashing import TrainConfig, train
@@ -43,8 +43,10 @@ def evaluate_set(
     Returns, as JSON holds it, "map", "accuracy" (of a classifier trained besides, if
     `evaluate_accuracy`), "train_seconds" of the hashing network, "report" (see Report.to_dict) and
     "precision_curve", its P@top-M. Raises what `train` raises, and ValueError for a set that does
-    not fit the protocol.
+    not fit the protocol and for a whole training set with several labels an image.
     """
+    if condensed is None:
+        splits = in_memory(splits, config.device, config.workers)
     splits = _trained_on(condensed, splits)
     images = len(splits.train)
     settings = evaluation.training(config, images, method=method, backbone=backbone, seed=seed)
@@ -71,6 +73,8 @@ def compare(
     are kept in `out`, where an interrupted comparison goes on. Raises what `evaluate_set` and
     the selections raise.
     """
+    if evaluation.evaluate_baselines or evaluation.evaluate_whole:
+        splits = in_memory(splits, config.device, config.workers)
     rows = _rows(config, evaluation, splits, sets)
     columns: dict[str, tuple[str, str | None]] = {}
     for backbone in evaluation.backbones(config):
@@ -131,12 +135,8 @@ def _rows(
 ) -> dict[str, OfSeed]:
     """What is compared: sets by seed, each made once; None is the whole training set."""
     rows: dict[str, OfSeed] = {}
-    if evaluation.evaluate_baselines:
-        # All selections take the images from memory: files are read once.
-        real = RealImages(splits, resolve_device(config.device), config.workers)
-        in_memory = replace(splits, train=real.dataset())
-        for name in evaluation.evaluate_baselines:
-            rows[name.capitalize()] = cache(partial(_selected, name, config, in_memory))
+    for name in evaluation.evaluate_baselines:
+        rows[name.capitalize()] = cache(partial(_selected, name, config, splits))
     for name, given in sets.items():
         rows[name] = cache(given) if callable(given) else partial(_always, given)
     if evaluation.evaluate_whole:

@@ -67,7 +67,8 @@ def condense(
     about every half minute, checkpoint.pt; None writes nothing. `resume` continues from that
     checkpoint, with the same result as an uninterrupted run. `splits` overrides loading
     `config.data`. `evaluate` is called after every `evaluate_every` networks and at the end; what
-    it returns, such as {"map": 0.5}, goes into the history and the progress bar.
+    it returns, such as {"map": 0.5}, goes into the history and the progress bar. torch's global
+    generators are seeded.
 
     Raises FileExistsError when `out` holds a run and `resume` is off, ValueError when its settings
     or data differ, for a class without images or with fewer than are to be selected, several
@@ -113,6 +114,7 @@ class _Run:
         state = None
         if self.out is not None:
             state = _find(self.out, self.config, self.splits.describe(), resume)
+            self.out.mkdir(parents=True, exist_ok=True)  # one that cannot be made fails now
         if isinstance(self.method, Selection):
             begun = time.perf_counter()
             rows = self.method.select(self.real, self.networks)
@@ -159,11 +161,13 @@ class _Run:
                         self.method.between_steps(step, loaded, self.images, place)
                     bar.update()
                 self.number += 1
+                last = self.number == config.networks
+                noted = last or (evaluate and every and self.number % every == 0)
+                loss = self._checked(losses) if noted else None  # waits for the device
                 now = time.perf_counter()
                 self.seconds, begun = self.seconds + now - begun, now
-                last = self.number == config.networks
-                if last or (evaluate and every and self.number % every == 0):
-                    self._note(evaluate, self._checked(losses), bar)
+                if noted:
+                    self._note(evaluate, loss, bar)
                     begun = time.perf_counter()
                 self._keep()
                 if last or time.perf_counter() - saved > CHECKPOINT_SECONDS:
@@ -174,7 +178,6 @@ class _Run:
     def finish(self) -> CondenseResult:
         condensed = self._condensed()
         if self.out is not None:
-            self.out.mkdir(parents=True, exist_ok=True)
             condensed.save(self.out)
         return CondenseResult(condensed, self.seconds, self.history)
 
@@ -199,7 +202,6 @@ class _Run:
             shown = {key: value for key, value in found.items() if isinstance(value, float)}
             bar.set_postfix({k: f"{v:.4g}" for k, v in {"loss": loss, **shown}.items()})
         if self.out is not None:
-            self.out.mkdir(parents=True, exist_ok=True)
             lines = "".join(json.dumps(line) + "\n" for line in self.history)
             write_text(self.out / METRICS_FILE, lines)
 
@@ -217,7 +219,6 @@ class _Run:
         """Write what is remembered, if there is something and it is finite."""
         if self.out is None or self.kept is None or not self.kept["images"].isfinite().all():
             return
-        self.out.mkdir(parents=True, exist_ok=True)
         save_checkpoint(self.out, self.config, self.splits.describe(), self.kept)
 
     def _condensed(self) -> CondensedSet:
@@ -249,8 +250,16 @@ def _find(
 ) -> dict[str, Any] | None:
     """State of the run in `folder` to go on from; None where there is none."""
     if not (folder / CHECKPOINT_FILE).is_file():
-        if (folder / IMAGES_FILE).is_file() and not resume:
-            raise FileExistsError(f"{folder} holds a condensed set: choose another folder")
+        if (folder / IMAGES_FILE).is_file():  # of a selection, which keeps no state
+            info = CondensedSet.load(folder).info if resume else {}
+            if not {"settings", "protocol"} <= info.keys():
+                raise FileExistsError(f"{folder} holds a condensed set: choose another folder")
+            # JSON has lists for tuples.
+            texts = {
+                key: str(tuple(value) if isinstance(value, list) else value)
+                for key, value in info["settings"].items()
+            }
+            _check_same(folder, {**info, "config": texts}, config, protocol)
         return None
     state = load_checkpoint(folder)
     if "number" not in state:
@@ -261,9 +270,15 @@ def _find(
             f"{state['config']['networks']}: continue it with resume (--resume), or choose "
             "another folder"
         )
+    _check_same(folder, state, config, protocol)
+    return state
+
+
+def _check_same(
+    folder: Path, state: dict[str, Any], config: CondenseConfig, protocol: dict[str, Any]
+) -> None:
     differ = differences(state, config, protocol, _FREE)
     if differ:
         raise ValueError(
             f"{folder} was condensed with other settings: {'; '.join(differ.values())}"
         )
-    return state

@@ -4,6 +4,7 @@ import hashlib
 import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -21,6 +22,10 @@ from hashfast.hashing.normalisation import model_config
 from hashfast.hashing.train import build_learner
 from hashfast.losses import METHODS, HashLoss
 
+# Pixels or features, whichever are more, of the images that a network takes at once. ConvNet's
+# widest map has up to 64 values a feature: 8 MB, which a CPU's cache holds, and 1 GB on a GPU.
+_CPU_VALUES, _GPU_VALUES = 1 << 15, 1 << 22
+
 
 @dataclass
 class Network:
@@ -37,9 +42,19 @@ class Network:
 
     def features(self, images: Tensor) -> Tensor:
         """Backbone features [n, F] of images on the scale [0, 1], at least float32."""
-        with self._autocast(images):
-            features = self.model.features(images)
-        return features.to(torch.promote_types(features.dtype, torch.float32))
+        parts = []
+        for part in images.split(self.at_once(images)):
+            with self._autocast(images):
+                features = self.model.features(part)
+            parts.append(features.to(torch.promote_types(features.dtype, torch.float32)))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def at_once(self, images: Tensor) -> int:
+        """How many of these images the network takes at once: a power of two."""
+        features: Any = self.model.backbone.num_features
+        values = _CPU_VALUES if images.device.type == "cpu" else _GPU_VALUES
+        count = values // max(features, images.shape[1:].numel())
+        return 1 << max(0, count.bit_length() - 1)
 
     def _autocast(self, images: Tensor) -> AbstractContextManager:
         if not self.amp:
@@ -80,7 +95,7 @@ class Networks:
         self.model_config = model_config(self.settings, splits, METHODS[config.hashing].head)
         self.slots = [self._random(0) for _ in range(config.networks_a_step)]
         for network in self.slots:
-            network.model.eval()
+            network.model.eval().requires_grad_(with_loss)  # else no gradient of it is needed
             if network.criterion is not None:
                 network.criterion.eval()  # no step of a schedule is taken by comparing
             if config.compile:
@@ -158,7 +173,7 @@ def training_settings(config: CondenseConfig) -> TrainConfig:
         bits=config.bits,
         backbone=config.backbone,
         width=config.width,
-        epochs=max(1, config.pool_epochs),
+        epochs=config.pool_epochs,
         batch_size=config.network_batch,
         learning_rate=config.network_learning_rate,
         schedule="constant",

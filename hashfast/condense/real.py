@@ -1,12 +1,13 @@
 """The real images of a condensation, by class."""
 
 import warnings
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from hashfast.data import ArrayDataset, ImageDataset, Splits
-from hashfast.hashing.loading import batches
+from hashfast.data import ArrayDataset, ImageDataset, Splits, UnreadableImage
+from hashfast.hashing.loading import batches, resolve_device
 
 _CHUNK = 256
 
@@ -15,11 +16,11 @@ class RealImages:
     """A training set on a device, and random batches of every class of it.
 
     images uint8 [n, C, H, W]; labels int64 [n]. Raises ValueError for several labels an image and
-    for a class without images.
+    for a class without images, UnreadableImage when no picture is readable.
     """
 
     def __init__(self, splits: Splits, device: torch.device, workers: int = 0) -> None:
-        self.images, self.labels = _in_memory(splits.train, device, workers)
+        self.images, self.labels = _read(splits.train, device, workers)
         if self.labels.ndim != 1:
             raise ValueError(
                 f"{splits.name} has several labels an image; condensation learns images of one "
@@ -59,7 +60,7 @@ class RealImages:
         return ArrayDataset(self.images, self.labels)
 
 
-def _in_memory(dataset: ImageDataset, device: torch.device, workers: int) -> tuple[Tensor, Tensor]:
+def _read(dataset: ImageDataset, device: torch.device, workers: int) -> tuple[Tensor, Tensor]:
     """All readable images and their labels."""
     parts, unreadable = [], []
     rows = torch.arange(len(dataset)).split(_CHUNK)
@@ -67,6 +68,9 @@ def _in_memory(dataset: ImageDataset, device: torch.device, workers: int) -> tup
         unreadable += failed
         if batch is not None:
             parts.append(batch[:2])
+    if not parts:
+        first = unreadable[0][1]
+        raise UnreadableImage(f"no training picture is readable, the first: {first}")
     if unreadable:
         warnings.warn(
             f"{len(unreadable)} pictures are unreadable and left out, the first: "
@@ -75,3 +79,12 @@ def _in_memory(dataset: ImageDataset, device: torch.device, workers: int) -> tup
         )
     images, labels = (torch.cat(part) for part in zip(*parts, strict=True))
     return images, labels
+
+
+def in_memory(splits: Splits, device: str, workers: int = 0) -> Splits:
+    """The protocol with its training images in memory, in the size that models take.
+
+    Files are read once, and all of them are normalised as a set made of them is.
+    """
+    real = RealImages(splits, resolve_device(device), workers)
+    return replace(splits, train=real.dataset())

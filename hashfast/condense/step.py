@@ -36,18 +36,19 @@ class Step:
             self._draw(networks, place)
         draws, real_sides = self._drawn
         decoded, labels = self.decoded(images, place)
-        # The graph of decoding is walked once, however many parts the loss has.
-        leaf = decoded.detach().requires_grad_()
-        synthetic = self._views(leaf, labels, draws)
+        views = [self.augment(decoded, labels, draw) for draw in draws]
+        # The graph up to here is walked once, however many parts the loss has.
+        leaves = [view.detach().requires_grad_() for view in views]
+        synthetic = Views(leaves[0], labels, *leaves[1:])
         total = images.new_zeros(())
         seed_draws(images.device, self.config.seed, "loss", *place)
         for network, real_side in zip(networks, real_sides, strict=True):
             for loss in self.method.losses(network, real_side, synthetic):
-                loss = loss / len(networks)
-                loss.backward(retain_graph=True, inputs=[leaf])
-                total += loss.detach()
+                (loss / len(networks)).backward(inputs=leaves)
+                total += loss.detach() / len(networks)
+                del loss  # its graph, before the next part's is made
         images.grad = None
-        decoded.backward(leaf.grad)
+        torch.autograd.backward(views, [leaf.grad for leaf in leaves])
         return total
 
     def _draw(self, networks: list[Network], place: tuple[int, int]) -> None:
@@ -57,7 +58,9 @@ class Step:
         draws = [self.augment.draw(self.num_classes, generator) for _ in range(views)]
         rows = self.real.draw(self.config.real_batch, generator)
         images = self.real.unit(rows, self.augment.mean.dtype)
-        real = self._views(images, self.real.labels[rows], draws)
+        labels = self.real.labels[rows]
+        first, *second = (self.augment(images, labels, draw) for draw in draws)
+        real = Views(first, labels, *second)
         self._drawn = draws, [self.method.real_side(network, real) for network in networks]
 
     def decoded(self, images: Tensor, place: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -81,7 +84,3 @@ class Step:
             decoded, per_class = decoded[torch.cat(shuffled).to(decoded.device)], most
         labels = torch.arange(self.num_classes, device=decoded.device)
         return decoded, labels.repeat_interleave(per_class)
-
-    def _views(self, images: Tensor, labels: Tensor, draws: list[Tensor]) -> Views:
-        views = [self.augment(images, labels, draw) for draw in draws]
-        return Views(views[0], labels, *views[1:])

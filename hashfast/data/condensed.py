@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -90,7 +91,8 @@ class CondensedSet:
         images, as the few learnt ones have others than queries and database. A set without them in
         `info` is normalised by its own.
 
-        Raises ValueError when images or classes do not fit the protocol's.
+        Raises ValueError when images or classes do not fit the protocol's; warns when the set was
+        made of another split, whose training images may be queries of this one.
         """
         if tuple(self.images.shape[1:]) != tuple(splits.image_shape):
             raise ValueError(
@@ -109,6 +111,14 @@ class CondensedSet:
             raise ValueError(
                 f"the condensed set has the classes {_some(ours)}; those of {splits.name} are "
                 f"{_some(splits.class_names)}: condense that protocol"
+            )
+        split = self.info.get("protocol", {}).get("fingerprint", splits.fingerprint)
+        if split != splits.fingerprint:
+            warnings.warn(
+                f"the condensed set was made of another split than this one of {splits.name}, "
+                "whose queries it may have seen: load the protocol as for the condensation (same "
+                "images, size and split_seed)",
+                stacklevel=2,
             )
         recipe = {**splits.recipe, "condensed": self.fingerprint()}
         if "mean" in self.info and "std" in self.info:
@@ -252,11 +262,16 @@ def _card(condensed: CondensedSet, name: str, size: int) -> str:
     words = {k: f"{v:.1f}" if isinstance(v, float) else v for k, v in facts.items()}
     rows = "\n".join(f"| {key} | {value} |" for key, value in words.items())
     protocol = info.get("protocol", {}).get("name", "PROTOCOL")
+    settings = info.get("settings", {})
+    same = f"--data {protocol}" + " --root ROOT" * bool(settings.get("root"))
+    for key in ("image_size", "split_seed"):
+        if settings.get(key):
+            same += f" --{key.replace('_', '-')} {settings[key]}"
     return (
         f"# {name}\n\nA condensed training set, made by hashfast: few learnt images that take the "
         f"place of a large training set.\n\n![Images by class]({GRID_FILE})\n\n"
         f"| | |\n|---|---|\n{rows}\n\n"
-        f"```bash\nhashfast train --data {protocol} --condensed {name} --epochs 200\n```\n\n"
+        f"```bash\nhashfast train {same} --condensed {name} --epochs 500\n```\n\n"
         "```python\nfrom hashfast.data import CondensedSet\n"
         f'condensed = CondensedSet.load("{name}")\n'
         "images, labels = condensed.decoded()  # float32 in [0, 1], class ids\n```\n"

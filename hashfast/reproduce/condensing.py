@@ -7,6 +7,7 @@ from typing import Any
 
 from hashfast._runs import digest
 from hashfast.condense import CondenseConfig, EvaluationConfig, condense
+from hashfast.condense.real import in_memory
 from hashfast.data import Splits
 from hashfast.data.condensed import IMAGES_FILE, CondensedSet
 from hashfast.hashing import TrainConfig, train
@@ -47,6 +48,7 @@ class Condensing:
     ) -> dict[str, Any]:
         """The result of a run: that of `perform` on the set, with "condense_seconds" added."""
         if self.whole:
+            splits = in_memory(splits, config.device, config.workers)
             return perform(self._for(config, splits), splits, folder, progress)
         if not self.stops:
             condensed, history = sets.get(self.config, splits, progress), None

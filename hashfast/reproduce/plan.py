@@ -1,5 +1,6 @@
 """What an experiment of a paper runs: chosen images, methods, bits and seeds, and single runs."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,13 @@ class Choices:
     device: str = "auto"
     workers: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale is {self.scale}; it must be positive")
+        for name in ("bits", "ipc"):
+            if any(value < 1 for value in getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}; all must be at least 1")
+
 
 class Plan:
     """An experiment with what was chosen: sources, methods, bits, images a class, seeds and epochs
@@ -80,8 +88,6 @@ class Plan:
         for name in ("methods", "bits", "ipc"):
             if getattr(choices, name) and not getattr(experiment, name):
                 raise ValueError(f"{name} cannot be chosen for: {experiment.what}")
-        if not choices.scale > 0:
-            raise ValueError(f"scale is {choices.scale}; it must be positive")
         self.methods = choices.methods or experiment.methods
         self.bits = choices.bits or experiment.bits
         self.ipc = choices.ipc or experiment.ipc
