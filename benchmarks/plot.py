@@ -50,7 +50,8 @@ def draw(op: str, rows: list[Row], path: Path) -> None:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    modes = [mode for mode in MODES if any(row["mode"] == mode for row in rows)]
+    found = {row["mode"] for row in rows}
+    modes = [*(mode for mode in MODES if mode in found), *sorted(found - {*MODES})]
     executions = sorted({row["execution"] for row in rows}, reverse=True)  # eager first
     names = providers(rows)
     figure, axes = plt.subplots(
