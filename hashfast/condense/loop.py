@@ -43,8 +43,9 @@ Evaluate = Callable[[CondensedSet], dict[str, Any]]
 
 
 class CondenseResult(NamedTuple):
-    """condensed: the set; seconds: spent on condensing it, evaluations not counted; history: what
-    was written down on the way, each with "networks", "loss", "seconds" and what was evaluated."""
+    """condensed: the set; seconds: spent on condensing it, without evaluations and without the
+    training of pretrained networks that a run before left; history: what was written down on the
+    way, each with "networks", "loss", "seconds" and what was evaluated."""
 
     condensed: CondensedSet
     seconds: float

@@ -46,7 +46,8 @@ def show_speed(found: Found) -> Shown:
     rows = {row: {**cells, **times.rows.get(row, {})} for row, cells in table.rows.items()}
     note = (
         "1/5 and 1/10: what is reached in this part of the networks; min: minutes of condensation "
-        "until then, the paper's on an RTX 2080 Ti (CIFAR-10) or 3090."
+        "until then, the paper's on an RTX 2080 Ti (CIFAR-10) or 3090. Pretrained networks count "
+        "where they were trained, not where a run before left them."
     )
     return Shown(Table("data", [*table.columns, *times.columns], rows), notes=(note, VERSIONS))
 
