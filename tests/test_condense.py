@@ -79,16 +79,17 @@ def test_batched_step_at_ten_classes_is_the_published_conversion():
     assert batched_step(0.3, 0.0, 7) == (0.3, 0.0)
 
 
-def test_idc_scales_its_learning_rate_by_images_a_class():
+def test_idc_scales_its_learning_rate_by_images_a_class_and_their_size():
     def rate(ipc, **changes):
         config = tiny("idc", ipc=ipc, momentum=0.0, learning_rate=0.02, **changes).resolved()
-        images = torch.zeros(1, requires_grad=True)
+        images = torch.zeros(1, 1, 8, 8, requires_grad=True)
         optimizer = images_optimizer(images, METHODS["idc"](config, 3), 3)
         return optimizer.param_groups[0]["lr"]
 
     assert rate(50) == pytest.approx(0.1)
     assert rate(1) == pytest.approx(0.002)
     assert rate(50, scale_learning_rate=False) == 0.02
+    assert rate(10, learning_rate_size=32) == pytest.approx(0.02 / 16)
 
 
 @pytest.mark.parametrize("method", ["dm", "iem", "idc"])  # dsa counts rows without gradient 1

@@ -71,6 +71,8 @@ def images_optimizer(images: Tensor, method: Method, num_classes: int) -> torch.
     rate, momentum = config.learning_rate, config.momentum
     if config.scale_learning_rate:
         rate *= config.ipc / 10
+    if config.learning_rate_size:
+        rate *= images[0, 0].numel() / config.learning_rate_size**2
     if method.steps_by_class:
         rate, momentum = batched_step(rate, momentum, num_classes)
     return torch.optim.SGD([images], lr=rate, momentum=momentum)

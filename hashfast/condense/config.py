@@ -84,6 +84,9 @@ class CondenseConfig:
     """Learning rate of the images, whose values lie in [0, 1]."""
     scale_learning_rate: bool | None = None
     """Multiply it by ipc / 10, as IDC does."""
+    learning_rate_size: int | None = None
+    """Side of the images that it is for: others multiply it by the ratio of the areas, as IDC does
+    (None: it is the same for all)."""
     momentum: float = 0.5
     """Momentum of the images."""
     real_batch: int = 256
@@ -115,7 +118,7 @@ class CondenseConfig:
             _check(name, getattr(self, name), least=1)
         for name in ("pool_size", "pool_epochs", "network_images"):
             _check(name, getattr(self, name), least=1)
-        for name in ("networks", "inner_steps", "factor", "network_epochs"):
+        for name in ("networks", "inner_steps", "factor", "network_epochs", "learning_rate_size"):
             if getattr(self, name) is not None:
                 _check(name, getattr(self, name), least=1)
         for name in ("real_batch", "synthetic_batch", "workers"):
