@@ -35,10 +35,14 @@ EVALUATION = EvaluationConfig(
     evaluate_augment_scale=0.2,
     evaluate_compile=True,
 )
-STEPS: dict[str, Any] = {"networks": 60, "inner_steps": 1, "real_batch": 64}
-# With one image a class, steps are cheap beside the features of the real images, and IEM makes
-# several with every network; DM has a new network for each.
-IEM_STEPS = {1: {**STEPS, "inner_steps": 5, "real_draws": "network"}, 10: STEPS}
+# Settings by images a class. With one, steps are cheap beside the features of the real images, and
+# IEM makes several with every network; DM has a new network for each.
+_STEPS: dict[str, Any] = {"networks": 60, "inner_steps": 1, "real_batch": 64}
+_MORE: dict[str, Any] = {**_STEPS, "networks": 120}
+STEPS: dict[str, dict[int, dict[str, Any]]] = {
+    "dm": {1: _MORE, 10: _STEPS},
+    "iem": {1: {**_MORE, "inner_steps": 5, "real_draws": "network"}, 10: _STEPS},
+}
 GRADIENTS: dict[str, Any] = {"networks": 5, "inner_steps": 5, "real_batch": 32}
 POOL: dict[str, Any] = {"network_pool": "pretrained", "pool_size": 5, "hashing": "csq"}
 # Learning rates of the images that are tried on the validation split, by images a class.
@@ -61,8 +65,8 @@ COLUMNS = (
 
 
 class Kind(NamedTuple):
-    """A row of the table: its name, the method, what differs from the method's own settings, and
-    whose learning rate it takes."""
+    """A row of the table: its name, the method, what differs from the settings in STEPS, and whose
+    learning rate it takes."""
 
     label: str
     method: str
@@ -73,8 +77,8 @@ class Kind(NamedTuple):
 KINDS = {
     "random": Kind("Random", "random", {}),
     "herding": Kind("Herding", "herding", {**POOL, "pool_size": 1}),
-    "dm": Kind("DM", "dm", STEPS, "dm"),
-    "dm-na": Kind("DM, perturbed networks", "dm", {**STEPS, "network_augmentation": True}, "dm"),
+    "dm": Kind("DM", "dm", {}, "dm"),
+    "dm-na": Kind("DM, perturbed networks", "dm", {"network_augmentation": True}, "dm"),
     "dm-mf": Kind("DM, multi-formation", "iem", {"network_augmentation": False}, "iem"),
     "iem": Kind("IEM (v2)", "iem", {}, "iem"),
     "iem-v1": Kind("IEM (v1)", "iem", POOL, "iem-v1"),
@@ -129,7 +133,7 @@ class Study:
             self.splits = {"test": whole, "validation": validation(whole)}
         config = CondenseConfig(
             **NETWORK,
-            **(IEM_STEPS[run.ipc] if kind.method == "iem" else {}),
+            **STEPS.get(kind.method, {}).get(run.ipc, {}),
             **kind.settings,
             method=kind.method,
             ipc=run.ipc,
