@@ -35,12 +35,13 @@ from hashfast.condense import METHODS, CondenseConfig
 from hashfast.condense.augmentation import AUGMENTATIONS
 from hashfast.condense.base import images_optimizer
 from hashfast.condense.gradients import Views
-from hashfast.condense.networks import Networks, seed_of
+from hashfast.condense.networks import Networks
 from hashfast.condense.real import RealImages
 from hashfast.condense.start import first_images
 from hashfast.condense.step import Step
 from hashfast.data import ArrayDataset, Splits
 from hashfast.data.formation import decode
+from hashfast.hashing.loading import seed_of
 from hashfast.ops import class_mmd
 
 CLASS_LOOP, OURS, COMPILED = "class loop", "hashfast", "hashfast, compiled"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hashfast.condense.base import Method, Views
 from hashfast.condense.networks import Network
-from hashfast.ops import class_mmd
+from hashfast.ops import ClassRows, class_mmd, class_rows
 
 
 class DM(Method):
@@ -34,19 +34,20 @@ class DM(Method):
             "augment": "dsa",
         }
 
-    def real_side(self, network: Network, real: Views) -> tuple[Tensor, Tensor]:
-        """(features [n, F], labels [n])."""
+    def real_side(self, network: Network, real: Views) -> tuple[Tensor, ClassRows]:
+        """Features [n, F], and which of them belong to which class."""
         with torch.no_grad():
-            return network.features(real.images), real.labels
+            features = network.features(real.images)
+        return features, class_rows(real.labels, self.num_classes)
 
     def losses(
-        self, network: Network, real_side: tuple[Tensor, Tensor], synthetic: Views
+        self, network: Network, real_side: tuple[Tensor, ClassRows], synthetic: Views
     ) -> Iterator[Tensor]:
-        features, labels = real_side
+        features, classes = real_side
         per_class = len(synthetic.images) // self.num_classes
         # Whole classes, as many as the network takes at once: their graph is freed after each part.
         rows = max(1, network.at_once(synthetic.images) // per_class) * per_class
         for images, theirs in zip(
             synthetic.images.split(rows), synthetic.labels.split(rows), strict=True
         ):
-            yield class_mmd(features, network.features(images), labels, theirs, self.num_classes)
+            yield class_mmd(features, network.features(images), classes, theirs, self.num_classes)

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from hashfast.condense.dsa import DSA
-from hashfast.condense.networks import Network, seed_of
+from hashfast.condense.networks import Network
 
 if TYPE_CHECKING:
     from hashfast.condense.step import Step
+from hashfast.hashing.loading import seed_of
 
 
 class IDC(DSA):

@@ -9,9 +9,9 @@ class IEM(DM):
     """DM with network augmentation and dataset augmentation (multi-formation).
 
     Feng et al., "Towards Efficient Deep Hashing Retrieval: Condensing Your Data via
-    Feature-Embedding Matching" (ICASSP 2025): random networks are perturbed (eq. 4), every stored
+    Feature-Embedding Matching" (ICASSP): random networks are perturbed (eq. 4), every stored
     image holds factor x factor smaller ones (eq. 5 and 6), features are matched as in DM (eq. 7).
-    With network_pool="pretrained" it is the version of the preprint, arXiv 2305.18076, whose
+    With network_pool="pretrained" it is the version of the preprint, whose
     networks are trained for some epochs on the hashing loss before they are perturbed.
     """
 

@@ -16,7 +16,7 @@ from hashfast.condense.perturbation import perturb
 from hashfast.data import ImageDataset, Splits
 from hashfast.hashing import HashModel, TrainConfig
 from hashfast.hashing.learner import Learner
-from hashfast.hashing.loading import batches, seed_draws, shuffled
+from hashfast.hashing.loading import batches, seed_draws, seed_of, shuffled
 from hashfast.hashing.methods import build_criterion
 from hashfast.hashing.normalisation import model_config
 from hashfast.hashing.train import build_learner
@@ -193,9 +193,3 @@ def fit(learner: Learner, train_set: ImageDataset) -> None:
             if batch is not None:
                 learner.step(step, batch, [len(batch[0])])
             step += 1
-
-
-def seed_of(*place: int | str) -> int:
-    """A seed that is a function of `place`, such as (seed, "network", number)."""
-    digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1

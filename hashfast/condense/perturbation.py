@@ -17,7 +17,7 @@ def perturb(
     directions: int = 1,
     generator: Generator | None = None,
 ) -> None:
-    """Move the weights in place along random directions (IEM, Feng et al., ICASSP 2025, eq. 4).
+    """Move the weights in place along random directions (IEM, Feng et al., ICASSP, eq. 4).
 
     theta + a d: d is standard normal and scaled by `rescaled`; a has a random sign and is the same
     number for all weights. Parameters with fewer than two dimensions (biases, norms) and buffers

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hashfast.condense.base import Method
-from hashfast.condense.networks import Networks, seed_of
+from hashfast.condense.networks import Networks
 from hashfast.condense.real import RealImages
+from hashfast.hashing.loading import seed_of
 
 _CHUNK = 512
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from hashfast.condense.config import CondenseConfig
-from hashfast.condense.networks import seed_of
 from hashfast.condense.real import RealImages
 from hashfast.data.formation import assemble
+from hashfast.hashing.loading import seed_of
 
 
 def first_images(config: CondenseConfig, real: RealImages) -> Tensor:

@@ -9,10 +9,10 @@ from hashfast.condense.augmentation import Augmentation
 from hashfast.condense.base import Method
 from hashfast.condense.config import CondenseConfig
 from hashfast.condense.gradients import Views
-from hashfast.condense.networks import Network, seed_of
+from hashfast.condense.networks import Network
 from hashfast.condense.real import RealImages
 from hashfast.data.formation import decode
-from hashfast.hashing.loading import seed_draws
+from hashfast.hashing.loading import seed_draws, seed_of
 
 
 class Step:

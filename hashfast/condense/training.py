@@ -7,8 +7,8 @@ from torch import Tensor
 
 from hashfast.condense.augmentation import Augmentation
 from hashfast.condense.config import CondenseConfig
-from hashfast.condense.networks import Network, seed_of
-from hashfast.hashing.loading import seed_draws, shuffled
+from hashfast.condense.networks import Network
+from hashfast.hashing.loading import seed_draws, seed_of, shuffled
 
 
 class NetworkTraining:

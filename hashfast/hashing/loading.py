@@ -39,10 +39,19 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch) % 2**63
 
 
+def seed_of(*place: int | str) -> int:
+    """A seed that is a function of `place`, such as (seed, "network", number)."""
+    return _hash(place) >> 1
+
+
+def _hash(place: tuple[int | str, ...]) -> int:
+    digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
 def seed_draws(device: torch.device, *place: int | str) -> None:
     """Make what torch draws next a function of `place`, such as (seed, "loss", step)."""
-    digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
-    seed = int.from_bytes(digest, "little")
+    seed = _hash(place)
     torch.default_generator.manual_seed(seed)  # torch.manual_seed costs ten times as much
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)

@@ -1,5 +1,5 @@
 """Paper 000: Towards Efficient Deep Hashing Retrieval: Condensing Your Data via Feature-Embedding
-Matching (IEM; Feng et al.), the preprint, arXiv 2305.18076."""
+Matching (IEM; Feng et al.), the preprint."""
 
 from hashfast.reproduce.experiment import Experiment, Found, Shown
 from hashfast.reproduce.figures000 import (

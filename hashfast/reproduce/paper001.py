@@ -1,5 +1,5 @@
 """Paper 001: Towards Efficient Deep Hashing Retrieval: Condensing Your Data via Feature-Embedding
-Matching (IEM; Feng et al., ICASSP 2025)."""
+Matching (IEM; Feng et al., ICASSP)."""
 
 from hashfast.reproduce.experiment import Experiment
 from hashfast.reproduce.figures000 import draw_bars_by_hashing, draw_seconds, draw_tasks
