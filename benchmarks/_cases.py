@@ -32,10 +32,11 @@ OUTPUTS = {  # rows, bits
     "cpu": [(64, 64), (1024, 64), (8192, 128)],
     "cuda": [(64, 64), (1024, 64), (8192, 128), (65536, 128)],
 }
-PAIRS = {  # anchors (and keys), bits
-    "cpu": [(64, 64), (1024, 64), (2048, 64)],
-    "cuda": [(64, 64), (1024, 64), (8192, 64), (32768, 64)],
+PAIRS = {  # anchors, keys, bits
+    "cpu": [(64, 64, 64), (1024, 2048, 64), (2048, 2048, 64)],
+    "cuda": [(64, 64, 64), (1024, 1024, 64), (8192, 8192, 64), (32768, 32768, 64)],
 }
+BROADCAST = 2**27  # entries of a tensor of all pairs and bits that fits anywhere
 SEARCHES = {  # queries, database codes, bits
     "cpu": [
         *[(64, 10_000, 64), (64, 59_000, 64), (1, 200_000, 64), (64, 200_000, 64)],
@@ -246,26 +247,45 @@ def _binary_wasserstein_backward(
 
 
 def _contrast(shape: tuple, device: str) -> tuple:
-    anchors, keys = (torch.randn(shape, device=device) for _ in range(2))
-    groups = torch.randint(0, GROUPS, shape[:1], device=device)
-    return anchors, keys, groups, groups, None, TEMPERATURE
+    anchors, keys = (torch.randn(n, shape[2], device=device) for n in shape[:2])
+    groups = [torch.randint(0, GROUPS, (n,), device=device) for n in shape[:2]]
+    return anchors, keys, *groups, None, TEMPERATURE
 
 
-def _cosine_logits(anchors, keys, anchor_groups, key_groups, _, temperature):
-    logits = F.normalize(anchors) @ F.normalize(keys).T / temperature
+def _masked_logsumexp(logits, anchor_groups, key_groups):
     same = anchor_groups.unsqueeze(1) == key_groups
     return logits.masked_fill(same, -torch.inf).logsumexp(1)
 
 
+def _cosine_logits(anchors, keys, anchor_groups, key_groups, _, temperature):
+    logits = F.normalize(anchors) @ F.normalize(keys).T / temperature
+    return _masked_logsumexp(logits, anchor_groups, key_groups)
+
+
+def _broadcast_logits(anchors, keys, anchor_groups, key_groups, _, temperature):
+    """As public NT-Xent codes do: every pair of rows side by side."""
+    logits = F.cosine_similarity(anchors.unsqueeze(1), keys.unsqueeze(0), dim=2) / temperature
+    return _masked_logsumexp(logits, anchor_groups, key_groups)
+
+
 def _masked_contrastive(name: str, shape: tuple, device: str, threads: int, compiled: bool) -> Case:
+    def ours(anchors, keys, anchor_groups, key_groups, excluded, temperature):
+        masks = anchor_groups, key_groups, excluded
+        return ops.masked_contrastive(anchors, keys, temperature, *masks)
+
+    others = [Peer("torch cosine", _cosine_logits, "PyTorch")]
+    if shape[0] * shape[1] * shape[2] <= BROADCAST:
+        others.append(Peer("broadcast", _broadcast_logits, "PyTorch"))
     return _case(
         name,
-        f"M={shape[0]} R={shape[0]} b={shape[1]}",
+        f"M={shape[0]} R={shape[1]} b={shape[2]}",
         _contrast(shape, device),
         device,
         compiled=compiled,
-        others=[Peer("torch cosine", _cosine_logits, "PyTorch")],
-        size=shape[0] ** 2,
+        ours=ours,
+        reference=lambda *arguments: OPS[name].reference(*arguments, False)[0],
+        others=others,
+        size=shape[0] * shape[1],
         baseline="torch cosine",
         differentiable=(0,),
     )
@@ -274,11 +294,12 @@ def _masked_contrastive(name: str, shape: tuple, device: str, threads: int, comp
 def _masked_contrastive_backward(
     name: str, shape: tuple, device: str, threads: int, compiled: bool
 ) -> Case:
+    """The keys' gradient; the anchors' is made in the forward pass."""
     forward = _contrast(shape, device)
-    logsumexp = OPS["masked_contrastive"](*forward)
-    arguments = (torch.ones_like(logsumexp), logsumexp, *forward, True, False)
-    text = f"M={shape[0]} R={shape[0]} b={shape[1]}"
-    return _case(name, text, arguments, device, compiled=compiled, size=shape[0] ** 2)
+    logsumexp = OPS["masked_contrastive"](*forward, False)[0]
+    arguments = (torch.ones_like(logsumexp), logsumexp, *forward)
+    text = f"M={shape[0]} R={shape[1]} b={shape[2]}"
+    return _case(name, text, arguments, device, compiled=compiled, size=shape[0] * shape[1])
 
 
 # ---- hamming -------------------------------------------------------------------------------

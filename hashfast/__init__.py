@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "condense": "hashfast.condense",
     "data": "hashfast.data",
+    "distill": "hashfast.distill",
     "hashing": "hashfast.hashing",
     "index": "hashfast.index",
     "losses": "hashfast.losses",

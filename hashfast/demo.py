@@ -12,6 +12,7 @@ import torch
 from hashfast._environment import environment
 from hashfast.condense import CondenseConfig, condense
 from hashfast.data import ArrayDataset, Splits, load
+from hashfast.distill import DistillConfig, distill
 from hashfast.hashing import (
     Encoded,
     HashModel,
@@ -39,6 +40,19 @@ CONDENSED: dict[str, dict[str, Any]] = {
         "learning_rate": 0.2,
         "real_batch": 0,
     },
+}
+
+
+TEACHER = "OrthoHash + HSWD"
+STUDENT: dict[str, Any] = {
+    "data": PROTOCOL,
+    "method": "cibhash",
+    "bits": BITS,
+    "epochs": 20,
+    "width": WIDTH / 4,
+    "learning_rate": 3e-3,
+    "augment": "standard",
+    "device": "cpu",
 }
 
 
@@ -78,6 +92,7 @@ def rows(out: Path, splits: Splits, seed: int = 0) -> Iterator[Row]:
         yield _evaluated(name, model, splits, seconds)
     for name, (method, quantization) in TRAINED.items():
         yield _trained(name, out, splits, method, quantization, EPOCHS, seed)
+    yield from _distilled(out, splits, seed)
     for name, condensation in CONDENSED.items():
         small = CondenseConfig(
             data=PROTOCOL, ipc=1, width=WIDTH, device="cpu", seed=seed, **condensation
@@ -88,6 +103,23 @@ def rows(out: Path, splits: Splits, seed: int = 0) -> Iterator[Row]:
         few = condensed.in_place_of_training_set(splits)
         row = _trained(name, out, few, "csq", "original", 150, seed)
         yield row._replace(train_seconds=row.train_seconds + seconds)
+
+
+def _distilled(out: Path, splits: Splits, seed: int) -> Iterator[Row]:
+    """A student of a quarter of the channels, trained without labels: alone, and by a teacher."""
+    name = "CIBHash, small network"
+    result = train(TrainConfig(**STUDENT, seed=seed), splits=splits, progress=False)
+    result.model.save_pretrained(out / "models" / _slug(name))
+    yield _evaluated(name, result.model, splits, result.results["train_seconds"])
+    teacher = out / "models" / _slug(TEACHER)
+    config = DistillConfig(**STUDENT, teacher=teacher, seed=seed)
+    student, _, _, results = distill(config, splits=splits, progress=False)
+    student.save_pretrained(out / "models" / _slug(f"{name}, BRCD"))
+    symmetric = _evaluated(f"{name}, BRCD, SSHP", student, splits, results["train_seconds"])
+    yield symmetric
+    database = encode_dataset(HashModel.from_pretrained(teacher), splits.database)
+    report = _report(symmetric.query, database, splits)
+    yield symmetric._replace(name=f"{name}, BRCD, ASHP", database=database, report=report)
 
 
 def write_gallery(out: Path, row: Row, splits: Splits) -> Path:
@@ -168,7 +200,11 @@ def _trained(
 
 def _evaluated(name: str, model: HashModel, splits: Splits, seconds: float) -> Row:
     query, database = (encode_dataset(model, part) for part in (splits.query, splits.database))
-    report = evaluate(
+    return Row(name, model, database, query, _report(query, database, splits), seconds)
+
+
+def _report(query: Encoded, database: Encoded, splits: Splits) -> Report:
+    return evaluate(
         query.codes,
         database.codes,
         query.labels,
@@ -176,7 +212,6 @@ def _evaluated(name: str, model: HashModel, splits: Splits, seconds: float) -> R
         topk=splits.topk,
         bits=BITS,
     )
-    return Row(name, model, database, query, report, seconds)
 
 
 def _images(dataset: Any) -> torch.Tensor:

@@ -8,9 +8,10 @@ from torch import nn
 
 from hashfast.hashing.backbones import build_backbone
 from hashfast.hashing.convnet import ConvNet
-from hashfast.hashing.heads import HEADS, build_head
+from hashfast.hashing.heads import HEADS, MLPHead, build_head
 from hashfast.hashing.resnet import ResNet10, ResNetAP10
 from hashfast.hashing.weights import read_weights
+from hashfast.losses.product_quantizer import soft_codes
 
 
 def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -269,9 +270,38 @@ def test_heads_are_their_formulas():
     assert head[0].bias is None
 
 
+def test_the_head_with_a_hidden_layer_is_its_formula():
+    features = random_images(5, 12)
+    head = randomised(build_head("mlp", 12, 7))
+    assert head.num_hidden == 1024
+    first, last = head.hidden[0], head.output
+    hidden = (features @ first.weight.T + first.bias).clamp(min=0)
+    torch.testing.assert_close(head.hidden(features), hidden, rtol=1e-10, atol=1e-12)
+    expected = hidden @ last.weight.T + last.bias
+    torch.testing.assert_close(head(features), expected, rtol=1e-10, atol=1e-12)
+    assert MLPHead(12, 7, num_hidden=3).output.in_features == 3
+
+
+def test_the_quantizing_head_gives_the_logit_of_the_second_of_two_codewords():
+    features = random_images(5, 12)
+    head = randomised(build_head("pq", 12, 7))
+    assert head.codebooks.shape == (7, 2, 8)
+    outputs = head(features)
+    codes = soft_codes(head.projection(features), head.codebooks / norms(head.codebooks))
+    torch.testing.assert_close(outputs.sigmoid(), codes[..., 1], rtol=1e-10, atol=1e-12)
+    outputs.sum().backward()
+    assert head.codebooks.grad.abs().max() > 0
+    fresh = build_head("pq", 12, 7)
+    torch.testing.assert_close(norms(fresh.codebooks), torch.ones(7, 2, 1))
+
+
+def norms(vectors):
+    return vectors.norm(dim=2, keepdim=True)
+
+
 def test_head_errors():
-    with pytest.raises(ValueError, match="unknown hash head 'mlp'; the heads are linear, bn"):
-        build_head("mlp", 12, 7)
+    with pytest.raises(ValueError, match="unknown hash head 'tanh'; the heads are linear, bn"):
+        build_head("tanh", 12, 7)
     for kind in HEADS:
         with pytest.raises(ValueError, match="at least 1 bit"):
             build_head(kind, 12, 0)

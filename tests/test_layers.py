@@ -8,8 +8,9 @@ import pytest
 import hashfast
 
 ROOT = Path(hashfast.__file__).parent
-BOTTOM = {"_distributed", "_ext", "_files", "_inputs", "_runs"}
+BOTTOM = {"_cache", "_distributed", "_ext", "_files", "_inputs", "_runs"}
 ALLOWED = {
+    "_cache": {"_distributed", "_files", "_runs"},
     "_distributed": set(),
     "_ext": set(),
     "_files": set(),
@@ -29,10 +30,15 @@ ALLOWED = {
         *("ops", "losses", "metrics", "data", "augment", "plots", "hashing", "_environment"),
         *BOTTOM,
     },
-    "presets": {"hashing", "condense"},
+    "distill": {
+        *("ops", "losses", "index", "metrics", "data", "augment", "hashing", "_environment"),
+        *BOTTOM,
+    },
+    "presets": {"hashing", "condense", "distill"},
     "reproduce": {
         *(
             "presets",
+            "distill",
             "hashing",
             "condense",
             "data",

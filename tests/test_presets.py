@@ -9,11 +9,17 @@ from cli_calls import answer, call
 from hashfast import hashing, losses
 from hashfast.condense import CondenseConfig, EvaluationConfig
 from hashfast.data import PROTOCOLS, load
+from hashfast.distill import DistillConfig
 from hashfast.hashing import TrainConfig
 from hashfast.hashing.methods import build_criterion
 from hashfast.presets import FAMILIES, PRESETS, QUANTIZATION_METHODS, find_preset
 
-TRAINING = [name for name, preset in PRESETS.items() if preset.command == "train"]
+TRAINING = [
+    name
+    for name, preset in PRESETS.items()
+    if preset.command == "train" and preset.settings["method"] in losses.METHODS
+]
+UNSUPERVISED = [name for name in PRESETS if name.startswith("004/")]
 CONDENSATION = [name for name, preset in PRESETS.items() if preset.command == "condense"]
 
 
@@ -71,6 +77,33 @@ def test_every_preset_is_a_condensation(name):
     assert set(preset.settings) <= known
     assert preset.description
     assert preset.source
+
+
+@pytest.mark.parametrize("name", UNSUPERVISED)
+def test_every_preset_of_004_is_a_run(name):
+    preset = find_preset(name)
+    config = preset.config(bits=32)
+    assert isinstance(config, DistillConfig) == (preset.command == "distill")
+    assert {field.name for field in fields(config)} >= set(preset.settings)
+    assert (config.bits, config.frozen, config.weights) == (32, True, "pretrained")
+    assert (config.optimizer, config.learning_rate, config.batch_size) == ("adam", 1e-3, 64)
+    assert config.data in PROTOCOLS
+    assert config.method in losses.UNSUPERVISED
+    what = name.removeprefix("004/").rpartition("-")[0]
+    if preset.command == "distill":
+        assert config.distillation == what
+        assert config.backbone == "efficientnet_b0"
+    elif what == "student":
+        assert config.backbone == "efficientnet_b0"
+    else:
+        assert what == f"{config.backbone[:5].replace('_', '-')}-{config.method}"
+
+
+def test_004_has_all_methods_on_all_data():
+    names = {name.removeprefix("004/") for name in UNSUPERVISED}
+    what = [f"vit-b-{method}" for method in losses.UNSUPERVISED]
+    what += ["vit-l-cibhash", "student", *losses.DISTILLATION]
+    assert names == {f"{one}-{data}" for one in what for data in ("cifar10", "coco", "imagenet")}
 
 
 def test_names_say_method_and_quantisation():

@@ -150,7 +150,7 @@ def test_a_run_stopped_after_training_knows_what_it_could_not_read(colours, tmp_
     trained.write_bytes(b"")
     config = replace(TINY, epochs=1, batch_size=16)
     with monkeypatch.context() as patch:
-        interrupt(patch, loop._Run, "_evaluate", 1)
+        interrupt(patch, loop.Run, "evaluate", 1)
         with pytest.raises(KeyboardInterrupt):
             run(config, tmp_path / "run", splits)
     with pytest.warns(UserWarning, match="1 unreadable pictures were left out"):

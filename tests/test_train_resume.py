@@ -95,14 +95,14 @@ def test_the_state_of_the_loss_is_resumed_too(tmp_path, monkeypatch, small):
     ("name", "call", "epoch"),
     [
         ("_save", 4, 3),  # trained, not saved
-        ("_evaluate", 1, 4),  # all saved, not evaluated
+        ("evaluate", 1, 4),  # all saved, not evaluated
     ],
 )
 def test_a_run_stopped_near_its_end_resumes(tmp_path, monkeypatch, small, name, call, epoch):
     whole = run(TINY, tmp_path / "whole", small)
     out = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        interrupt(patch, loop._Run, name, call)
+        interrupt(patch, loop.Run, name, call)
         with pytest.raises(KeyboardInterrupt):
             run(TINY, out, small)
     assert load_checkpoint(out)["epoch"] == epoch

@@ -84,6 +84,34 @@ for kernel.configuration in (held, looped):
 # More rows than are drawn at a time.
 check("binary_wasserstein", (torch.randn(8200, 1), None, torch.tensor(2**62), True))
 """
+# Columns split into parts, rows wider than a block of dimensions, and rows that hold NaN.
+CONTRAST = """
+from hashfast.kernels import masked_contrastive as kernel
+generator = torch.Generator().manual_seed(1)
+def drawn(*shape):
+    return torch.randn(*shape, generator=generator)
+def ids(limit, *shape):
+    return torch.randint(-1, limit, shape, generator=generator)
+held = kernel.configuration
+def narrow(*args):
+    return held(*args) | {"BLOCK_DIMS": 16}
+for kernel.PROGRAMS, kernel.configuration in ((264, held), (1, narrow)):
+    for m, r, bits, temperature in ((70, 90, 20, 0.3), (20, 50, 40, 0.02)):
+        anchors, keys = drawn(m, bits), drawn(r, bits)
+        anchors[3], keys[5], keys[6], keys[7] = 0, 0, 1e30, 1e-30
+        masks = ids(4, m), ids(4, r), ids(r, m, 3)
+        keys[:2], masks[1][:2] = torch.nan, torch.tensor([9, 8])
+        masks[2][:, :2] = torch.arange(2)
+        masks[2][-1, 1] = -1  # the last anchor alone may use the second key
+        args = anchors, keys, *masks, temperature
+        check("masked_contrastive", (*args, True))
+        logsumexp = OPS["masked_contrastive"].reference(*args, False)[0]
+        assert logsumexp.isnan().tolist() == [False] * (m - 1) + [True]
+        check("masked_contrastive_backward", (drawn(m), logsumexp, *args))
+    mixed = anchors.half(), keys.nan_to_num().clamp(-9, 9), None, None, masks[2][:, :1], 0.3, False
+    check("masked_contrastive", mixed)
+    check("masked_contrastive", (*(x.half() for x in mixed[:2]), *mixed[2:]))
+"""
 
 
 def interpret(code):
@@ -115,6 +143,11 @@ def test_binary_wasserstein_in_the_interpreter():
 @interpreted
 def test_class_mmd_in_the_interpreter():
     interpret(CLASSES)
+
+
+@interpreted
+def test_masked_contrastive_in_the_interpreter():
+    interpret(CONTRAST)
 
 
 def resources(cubin, path):
@@ -221,3 +254,48 @@ def test_binary_wasserstein_compiles_ahead_of_time(dtype, capability, rows, tmp_
     kernel = wasserstein.binary_wasserstein_kernel
     used = compiled(kernel, types, constants, capability, tmp_path, warps)
     assert used["REG"] * 32 * warps <= 65536
+
+
+@every_target
+@every_dtype
+def test_masked_contrastive_compiles_ahead_of_time(dtype, capability, tmp_path):
+    import triton.language as tl
+
+    from hashfast.kernels import masked_contrastive as contrast
+
+    acc = "fp64" if dtype == "fp64" else "fp32"
+    rows, sums, i32 = "*" + dtype, "*" + acc, "i32"
+    value = {"ACC": tl.float64 if dtype == "fp64" else tl.float32}
+    blocks = contrast.configuration(128, DTYPES[dtype], capability)
+    warps = blocks.pop("num_warps")
+    flags = {"SHIFTED": True, "PULL": True}
+    masks = {"GROUPS": True, "EXCLUDED": True, "PRECISION": contrast.precision(DTYPES[dtype])}
+    for keys in (False, True):
+        used = compiled(
+            contrast.contrast_kernel,
+            [rows, sums, rows, sums, *["*i64"] * 3, *[sums] * 5, *[i32] * 5, *["constexpr"] * 11],
+            blocks | flags | masks | value | {"KEYS": keys},
+            capability,
+            tmp_path,
+            warps,
+        )
+        assert used["REG"] * 32 * warps <= 65536
+    for width in (64, 512):
+        together = {"BLOCK_ROWS": contrast.combined_rows(width), "BLOCK_DIMS": width}
+        # One row, of one dimension, in one part: Triton makes ones part of the program.
+        ones = {"num_rows": 1, "num_dims": 1, "parts": 1}
+        for sizes, fixed in ((["i32"] * 3, {}), (["constexpr"] * 3, ones)):
+            compiled(
+                contrast.combine_kernel,
+                [*[sums] * 3, rows, *[sums] * 4, rows, *sizes, *["constexpr"] * 6],
+                together | flags | value | fixed | {"KEYS": False},
+                capability,
+                tmp_path,
+            )
+    compiled(
+        contrast.scale_rows_kernel,
+        [rows, "i64", "i64", rows, sums, sums, i32, "constexpr", "constexpr"],
+        value | {"BLOCK_DIMS": 512},
+        capability,
+        tmp_path,
+    )

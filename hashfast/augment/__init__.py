@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hashfast.augment._images import to_unit
+from hashfast.augment.cibhash import ContrastiveViews
 from hashfast.augment.deformations import DEFORMATIONS, deform
 from hashfast.augment.dhd import build_dhd
 from hashfast.augment.siamese import RandomViews, SiameseAugmentation
@@ -17,6 +18,7 @@ __all__ = [
     "SiameseAugmentation",
     "build_augmentation",
     "deform",
+    "to_unit",
 ]
 
 _DSA = "color_crop_cutout_flip_scale_rotate"
@@ -26,6 +28,7 @@ AUGMENTATIONS: dict[str, Callable[[tuple[int, int, int], float], nn.Module]] = {
     "none": lambda image_shape, scale: nn.Identity(),
     "standard": lambda image_shape, scale: CropAndFlip(scale),
     "dhd": build_dhd,
+    "cibhash": lambda image_shape, scale: ContrastiveViews(scale),
     "dsa": lambda image_shape, scale: RandomViews(_DSA, "one", scale),
     "idc": lambda image_shape, scale: RandomViews("color_crop_cutout", "all", scale),
 }
@@ -43,9 +46,10 @@ def build_augmentation(
     float32 ones as they are.
 
     Args:
-        name: "none" (float32 only), "standard" (crop and flip), "dhd" (see `build_dhd`), or those
-            of training on condensed images: "dsa" (color, crop, cutout, flip, scale or rotate, one
-            a batch) and "idc" (color, crop and cutout), see `SiameseAugmentation`.
+        name: "none" (float32 only), "standard" (crop and flip), "dhd" (see `build_dhd`), "cibhash"
+            (see `ContrastiveViews`), or those of training on condensed images: "dsa" (color, crop,
+            cutout, flip, scale or rotate, one a batch) and "idc" (color, crop and cutout), see
+            `SiameseAugmentation`.
         image_shape: (C, H, W), C = 1 or 3.
         scale: in [0, 1], multiplies every probability; 0 leaves images as they are. For "dsa" and
             "idc" it is the share of images that are touched.

@@ -17,12 +17,14 @@ COMMANDS = {
     "methods": "list methods, protocols and backbones",
     "train": "train a hash model on a protocol and evaluate it",
     "condense": "learn a few images a class to train on instead of all, and evaluate them",
+    "distill": "train a small student to code as a large teacher does",
     "reproduce": "tables and figures of papers, beside the paper's numbers",
     "encode": "turn pictures or a protocol's images into codes",
     "index": "join codes into one gallery, or describe one",
     "search": "find the nearest pictures of a gallery",
     "dedup": "find near-duplicates among the pictures of a gallery",
     "eval": "retrieval metrics of query codes against database codes",
+    "bench": "speed on this machine, beside a paper's numbers",
     "doctor": "which backend serves each operation, and why one is missing",
 }
 

@@ -17,7 +17,8 @@ def check_comparable(
             "encode one of them again, with the model of the other"
         )
     made_by, other_by = (found.info.get("fingerprint") for found in (gallery, other))
-    if made_by != other_by and not force:
+    spaces = {made_by, *gallery.info.get("code_spaces", ())}
+    if spaces.isdisjoint({other_by, *other.info.get("code_spaces", ())}) and not force:
         raise ValueError(
             f"{path} was made by model {made_by} and {other_path} by {other_by}: their distances "
             "mean nothing to each other (--force goes ahead all the same)"

@@ -20,7 +20,7 @@ _SWITCH = {
     **dict.fromkeys(("true", "True", "yes", "on"), ""),
     **dict.fromkeys(("false", "False", "no", "off"), "no-"),
 }
-WITH_PRESETS = {"train", "condense"}
+WITH_PRESETS = {"train", "condense", "distill"}
 """Commands that take --preset, each the presets made for it."""
 
 

@@ -89,6 +89,7 @@ class Command:
             **source.info,
             **facts,
             "fingerprint": model.fingerprint(),
+            "code_spaces": list(model.code_spaces()),
             "environment": environment(device),
         }
         items = [source.item(int(i)) for i in indices]

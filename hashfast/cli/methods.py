@@ -12,7 +12,7 @@ class Command:
     """List methods, presets, protocols and backbones, or describe one method or preset."""
 
     name: Annotated[str, tyro.conf.Positional] = ""
-    """A hashing loss, condensation method or preset: its arguments or settings."""
+    """A hashing or distillation loss, condensation method or preset: its arguments or settings."""
     backbones: bool = False
     """List every torchvision backbone too."""
 
@@ -20,7 +20,8 @@ class Command:
         from hashfast import condense, losses
         from hashfast.presets import find_preset
 
-        if self.name and self.name not in {**losses.METHODS, **condense.METHODS}:
+        known = {**_hashing(), **losses.DISTILLATION, **condense.METHODS}
+        if self.name and self.name not in known:
             find_preset(self.name)
 
     def run(self) -> Output:
@@ -28,8 +29,10 @@ class Command:
 
         if not self.name:
             return self._listed()
-        if self.name in losses.METHODS:
-            return _loss(self.name)
+        if self.name in _hashing():
+            return _hashing_loss(self.name)
+        if self.name in losses.DISTILLATION:
+            return _distillation(self.name)
         return _condensation(self.name) if self.name in condense.METHODS else _preset(self.name)
 
     def _listed(self) -> Output:
@@ -38,10 +41,14 @@ class Command:
         from hashfast.hashing import list_backbones
         from hashfast.hashing.backbones import OWN_BACKBONES
         from hashfast.hashing.efficientnet_lite import NAMES
-        from hashfast.losses import METHODS
+        from hashfast.losses import DISTILLATION, METHODS, UNSUPERVISED
         from hashfast.presets import FAMILIES, PRESETS
 
-        methods = {name: (cls.__doc__ or "").split("\n")[0] for name, cls in METHODS.items()}
+        methods, unsupervised, distillation = (
+            {name: (cls.__doc__ or "").split("\n")[0] for name, cls in table.items()}
+            for table in (METHODS, UNSUPERVISED, DISTILLATION)
+        )
+        aligned = [name for name, loss in DISTILLATION.items() if loss.aligns]
         condensation = {name: method.summary for name, method in condense.METHODS.items()}
         protocols = {
             name: f"{protocol.description} ({protocol.where})"
@@ -55,6 +62,13 @@ class Command:
                 "methods of train (--method), each with --quantization original | hswd | swd | "
                 "none; methods NAME tells more",
                 *(f"  {name:<16} {what}" for name, what in methods.items()),
+                "",
+                "methods of train without labels (--method), with the same --quantization",
+                *(f"  {name:<24} {what}" for name, what in unsupervised.items()),
+                "",
+                f"losses of distill (--distillation); of {' and '.join(aligned)} the student's codes "
+                "can be searched for among the teacher's",
+                *(f"  {name:<16} {what}" for name, what in distillation.items()),
                 "",
                 "methods of condense (--method); methods NAME tells more",
                 *(f"  {name:<16} {what}" for name, what in condensation.items()),
@@ -72,25 +86,49 @@ class Command:
             ]
         )
         presets = {name: preset.description for name, preset in PRESETS.items()}
-        lists = {"presets": presets, "protocols": protocols, "backbones": backbones}
-        return Output(text, {"methods": methods, "condensation": condensation, **lists})
+        listed = {
+            "methods": methods,
+            "unsupervised": unsupervised,
+            "distillation": distillation,
+            "condensation": condensation,
+            "presets": presets,
+            "protocols": protocols,
+            "backbones": backbones,
+        }
+        return Output(text, listed)
 
 
-def _loss(name: str) -> Output:
+def _hashing() -> dict[str, Any]:
+    """Every hashing loss, with labels and without, by its name."""
+    from hashfast.losses import METHODS, UNSUPERVISED
+
+    return {**METHODS, **UNSUPERVISED}
+
+
+def _hashing_loss(name: str) -> Output:
+    loss = _hashing()[name]
+    return _loss(name, loss, "--options", {"head": loss.head, "memory_bank": loss.bank})
+
+
+def _distillation(name: str) -> Output:
+    from hashfast.losses import DISTILLATION
+
+    loss = DISTILLATION[name]
+    return _loss(name, loss, "--distillation-options", {"views": loss.views, "aligns": loss.aligns})
+
+
+def _loss(name: str, loss: Any, option: str, facts: dict[str, Any]) -> Output:
+    """facts: class attributes to name beside the arguments, which `option` takes."""
     from hashfast.hashing.methods import arguments
-    from hashfast.losses import METHODS
 
-    text = inspect.getdoc(METHODS[name]) or ""
-    defaults = arguments(name)
-    lines = [f"  {key}={value}" for key, value in defaults.items()]
-    found = "\n".join(["", "arguments (--options) and their defaults", *lines] if lines else [])
-    facts: dict[str, Any] = {
-        "method": name,
-        "arguments": defaults,
-        "head": METHODS[name].head,
-        "memory_bank": METHODS[name].bank,
-    }
-    return Output(f"{text}\n{found}", {**facts, "description": text})
+    text, defaults = inspect.getdoc(loss) or "", arguments(loss)
+    facts = {**facts, "needs": list(loss.needs)}
+    lines = [f"{key.replace('_', ' ')}: {_words(value) or 'none'}" for key, value in facts.items()]
+    if defaults:
+        lines += ["", f"arguments ({option}) and their defaults"]
+        lines += [f"  {key}={value}" for key, value in defaults.items()]
+    found = {"method": name, "arguments": defaults, **facts, "description": text}
+    return Output("\n".join([text, "", *lines]), found)
 
 
 def _condensation(name: str) -> Output:
@@ -131,4 +169,4 @@ def _options(settings: dict[str, Any]) -> list[str]:
 
 
 def _words(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -40,16 +40,16 @@ class Command:
         gallery = Gallery.load(self.gallery, mmap=True)
         made_by, folder = gallery.info.get("fingerprint"), self._model_folder(gallery.info)
         model = HashModel.from_pretrained(folder, str(resolve_device(self.device)))
-        ours = model.fingerprint()
         if made_by is None:
             warnings.warn(
                 f"{self.gallery} does not say which model made it: distances mean something only "
                 f"if it was {folder}",
                 stacklevel=1,
             )
-        elif made_by != ours and not self.force:
+        elif made_by not in model.code_spaces() and not self.force:
             raise ValueError(
-                f"{self.gallery} was made by model {made_by} and {folder} is model {ours}: "
+                f"{self.gallery} was made by model {made_by} and {folder} is model "
+                f"{model.fingerprint()}: "
                 "distances would mean nothing (--force searches all the same)"
             )
         query = model.encode(list(self.image)).numpy()

@@ -151,7 +151,9 @@ class Networks:
         settings = replace(self.settings, seed=seed_of(self.config.seed, "pool network", number))
         learner = build_learner(settings, self.splits, self.device)
         fit(learner, self.splits.train)
-        return Network(learner.model, learner.criterion).state()
+        criterion = learner.criterion
+        assert isinstance(criterion, HashLoss)
+        return Network(learner.model, criterion).state()
 
     def _pool_name(self) -> str:
         """Names what pretrained networks depend on."""

@@ -23,6 +23,7 @@ class ArrayDataset(ImageDataset):
     Raises TypeError for images that are not uint8, ValueError for wrong shapes.
     """
 
+    in_memory = True
     images: Tensor
     labels: Tensor
 
@@ -76,6 +77,9 @@ class ArrayDataset(ImageDataset):
         """A dataset of its own holding a copy of these rows, numbered from 0."""
         rows = torch.as_tensor(rows, dtype=torch.int64, device=self.images.device)
         return ArrayDataset(self.images[rows], self.labels[rows], image_size=self.image_size)
+
+    def resized(self, image_size: int) -> ArrayDataset:
+        return ArrayDataset(self.images, self.labels, image_size=image_size)
 
     def to(self, device: torch.device | str) -> ArrayDataset:
         """The same dataset with images and labels on ``device``."""

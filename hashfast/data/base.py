@@ -21,6 +21,20 @@ class ImageDataset(Dataset[Item]):
 
     image_shape: tuple[int, int, int]
     labels: Tensor | None
+    in_memory = False
+    """Whether `batch` is cheap, so that batches need no DataLoader."""
+
+    def resized(self, image_size: int) -> ImageDataset:
+        """The same items as squares of `image_size`, scaled from the pictures themselves.
+
+        Raises TypeError where that cannot be done.
+        """
+        if self.image_shape[1:] == (image_size, image_size):
+            return self
+        raise TypeError(
+            f"{type(self).__name__} gives images of {self.image_shape[1]}x{self.image_shape[2]} "
+            f"only, and {image_size}x{image_size} are needed: wrap the pictures in that size"
+        )
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -142,6 +142,16 @@ class FileDataset(ImageDataset):
         """Where item ``index`` is read from."""
         return os.path.join(self.root, self.files[index])
 
+    def resized(self, image_size: int) -> FileDataset:
+        return FileDataset(
+            self.files,
+            self.labels,
+            root=self.root,
+            image_size=image_size,
+            channels=self.image_shape[0],
+            class_names=self.class_names,
+        )
+
     def subset(self, rows: Sequence[int] | np.ndarray | Tensor) -> FileDataset:
         """A dataset of its own over these rows, numbered from 0."""
         rows = torch.as_tensor(rows, dtype=torch.int64)

@@ -15,7 +15,7 @@ from hashfast.hashing.model import CONFIG_FILE
 CHECKPOINT_FILE = "checkpoint.pt"
 FORMAT = 2
 # Settings that may change between a run and its resumption without changing the result's meaning.
-_FREE = {"condensed", "device", "workers", "root", "evaluate_every", "tensorboard"}
+_FREE = {"cache", "condensed", "device", "workers", "root", "evaluate_every", "tensorboard"}
 
 
 def save_checkpoint(

@@ -45,9 +45,15 @@ class TrainConfig:
     """Channels of convnet3 (default 128), multiplier of resnetap10 and resnet10 (default 1)."""
     weights: str | None = None
     """Starting weights of the backbone: a file, or `pretrained` from the library's local cache."""
+    frozen: bool = False
+    """Train the hash head alone, on features of the backbone that are computed once."""
+    feature_views: int = 10
+    """Random views of each image whose features a frozen backbone's head is trained on."""
+    cache: Path | None = None
+    """Folder that keeps what is computed once, for other runs too (default: kept for this run)."""
     augment: str = "auto"
-    """Random views of the images: none, standard or dhd; auto is dhd for methods that compare two
-    views, else none."""
+    """Random views of the images: none, standard, dhd or cibhash; auto is what the method was
+    published with where it compares two views (dhd or cibhash), else none."""
     augment_scale: float = 0.5
     """Where two views are compared, factor of every probability in the teacher's (s_T)."""
     epochs: int = 20
@@ -90,7 +96,7 @@ class TrainConfig:
     """Write the metrics of every epoch for TensorBoard too."""
 
     def __post_init__(self) -> None:
-        for name in ("bits", "epochs", "batch_size"):
+        for name in ("bits", "epochs", "batch_size", "feature_views"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("warmup_epochs", "evaluate_every", "workers", "weight_decay"):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from hashfast.data import ArrayDataset, ImageDataset, UnreadableImage
+from hashfast.data import ImageDataset, UnreadableImage
 
 Batch = tuple[Tensor, Tensor, Tensor]
 Unreadable = tuple[int, str]
@@ -73,7 +73,7 @@ def batches(
     Unreadable items are left out of their batch, which is None if nothing remains, and listed
     beside it.
     """
-    if isinstance(dataset, ArrayDataset):
+    if dataset.in_memory:
         for chosen in rows:
             images, labels, indices = dataset.batch(chosen)
             yield (images.to(device), labels.to(device), indices.to(device)), []

@@ -10,6 +10,7 @@ import yaml
 
 from hashfast import losses
 from hashfast.data import Splits
+from hashfast.hashing.model import HashModel
 from hashfast.losses.quantization import QuantizationOptions
 
 if TYPE_CHECKING:
@@ -24,10 +25,8 @@ def check_method(method: str, options: Sequence[str], memory_bank: bool | None) 
 
     The message lists what there is.
     """
-    if method not in losses.METHODS:
-        raise ValueError(f"unknown method {method!r}; known: {', '.join(losses.METHODS)}")
     read_options(method, options)
-    if memory_bank and losses.METHODS[method].bank == "none":
+    if memory_bank and find_method(method).bank == "none":
         able = [name for name, cls in losses.METHODS.items() if cls.bank != "none"]
         raise ValueError(
             f"{method} compares no pairs and has no memory bank: leave memory_bank out, or choose "
@@ -35,13 +34,26 @@ def check_method(method: str, options: Sequence[str], memory_bank: bool | None) 
         )
 
 
+def find_method(name: str) -> type[losses.HashLoss] | type[losses.UnsupervisedLoss]:
+    """The hashing loss of that name. Raises ValueError listing them."""
+    known: dict[str, Any] = {**losses.METHODS, **losses.UNSUPERVISED}
+    if name not in known:
+        raise ValueError(f"unknown method {name!r}; known: {', '.join(known)}")
+    return known[name]
+
+
 def read_options(method: str, options: Sequence[str]) -> dict[str, Any]:
-    """Arguments of a method from texts name=value, where a value is a YAML scalar.
+    """Arguments of a method from texts name=value; see `read_arguments`."""
+    return read_arguments(find_method(method), options, method)
+
+
+def read_arguments(loss: type, options: Sequence[str], method: str) -> dict[str, Any]:
+    """Arguments of a loss, called `method`, from texts name=value, where a value is a YAML scalar.
 
     Raises ValueError, listing the arguments the method has, for any it has not, for values of
     another type, and for names given twice.
     """
-    known = _arguments(method)
+    known = _arguments(loss)
     read: dict[str, Any] = {}
     for option in options:
         name, equals, text = option.partition("=")
@@ -60,40 +72,63 @@ def read_options(method: str, options: Sequence[str]) -> dict[str, Any]:
     return read
 
 
-def arguments(method: str) -> dict[str, Any]:
-    """Names and defaults of the arguments that `read_options` takes for a method."""
-    parameters = inspect.signature(losses.METHODS[method].__init__).parameters
+def arguments(loss: type) -> dict[str, Any]:
+    """Names and defaults of the arguments that `read_arguments` takes for a loss."""
+    parameters = inspect.signature(loss.__init__).parameters  # type: ignore[misc]
     defaults = {"quantization_on": "raw"}  # of the options that every method takes
     return {
         name: parameters[name].default if name in parameters else defaults[name]
-        for name in _arguments(method)
+        for name in _arguments(loss)
     }
 
 
 def build_criterion(config: "TrainConfig", splits: Splits) -> losses.HashLoss:
-    """The loss of a run. Raises ValueError for data of fewer than two classes."""
+    """The supervised loss of a run.
+
+    Raises ValueError for a method without labels, and for data of fewer than two classes.
+    """
+    if config.method not in losses.METHODS:
+        raise ValueError(
+            f"{config.method} learns without labels, and here is one needed that learns from "
+            f"them: {', '.join(losses.METHODS)}"
+        )
     if splits.num_classes < 2:
         raise ValueError(
             f"{config.method} learns from classes and {splits.name} has {splits.num_classes}; "
-            "put the pictures of each class in a folder of its own"
+            "put the pictures of each class in a folder of its own, or choose a method that needs "
+            f"no classes: {', '.join(losses.UNSUPERVISED)}"
         )
     method = losses.METHODS[config.method]
     given = read_options(config.method, config.options)
     if method.bank != "none":
         wanted = method.bank == "default" if config.memory_bank is None else config.memory_bank
         given["bank_size"] = len(splits.train) if wanted else None
-    return method(
-        splits.num_classes,
-        config.bits,
-        quantization=config.quantization,
-        quantization_weight=config.quantization_weight,
-        **given,
-    )
+    return method(splits.num_classes, config.bits, **_quantization(config), **given)
 
 
-def _arguments(method: str) -> dict[str, Any]:
-    """Names and types of the keyword arguments of a method that can be written as text."""
-    init = losses.METHODS[method].__init__
+def build_unsupervised(config: "TrainConfig", model: HashModel) -> losses.UnsupervisedLoss:
+    """The loss of a run without labels, for the layers of this model."""
+    method = losses.UNSUPERVISED[config.method]
+    given = read_options(config.method, config.options)
+    widths = {
+        "num_features": model.backbone.num_features,
+        "num_hidden": getattr(model.head, "num_hidden", None),
+    }
+    taken = inspect.signature(method.__init__).parameters
+    given |= {name: width for name, width in widths.items() if name in taken}
+    return method(config.bits, **_quantization(config), **given)
+
+
+def _quantization(config: "TrainConfig") -> dict[str, Any]:
+    return {
+        "quantization": config.quantization,
+        "quantization_weight": config.quantization_weight,
+    }
+
+
+def _arguments(loss: type) -> dict[str, Any]:
+    """Names and types of the keyword arguments of a loss that can be written as text."""
+    init = loss.__init__  # type: ignore[misc]
     hints = get_type_hints(init)
     parameters = inspect.signature(init).parameters.values()
     known = {p.name: hints.get(p.name, Any) for p in parameters if p.kind == p.KEYWORD_ONLY}

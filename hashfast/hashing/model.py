@@ -149,12 +149,14 @@ class HashModel(nn.Module):
         Codes carry the fingerprint of the model that made them: Hamming distances between codes of
         different models mean nothing.
         """
-        digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
-        for name, value in sorted(self.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-            raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(raw.numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return weights_digest(asdict(self.config), self.state_dict())
+
+    def code_spaces(self) -> tuple[str, ...]:
+        """Fingerprints of the models whose codes this one's can be compared with: its own, and
+        that of the teacher whose codes it was trained to give."""
+        teacher = self.training_info.get("teacher", {})
+        taught = (teacher["fingerprint"],) if teacher.get("aligned") else ()
+        return self.fingerprint(), *taught
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write model.safetensors, config.json and a card (README.md) into `folder`.
@@ -247,6 +249,16 @@ class HashModel(nn.Module):
             f'model = hashfast.HashModel.from_pretrained("{name}")\n'
             'codes = model.encode(["a.jpg", "b.png"])\n```\n'
         )
+
+
+def weights_digest(settings: dict[str, Any], state: dict[str, Tensor]) -> str:
+    """16 hexadecimal digits that change with the settings or any weight."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @contextmanager

@@ -9,18 +9,21 @@ import torch
 from tqdm import tqdm
 
 from hashfast import _distributed
+from hashfast._cache import ArrayCache
 from hashfast._files import write_json
-from hashfast.data import ArrayDataset, CondensedSet, Splits, UnreadableImage, load
+from hashfast.data import ArrayDataset, CondensedSet, ImageDataset, Splits, UnreadableImage, load
 from hashfast.hashing.checkpoint import CHECKPOINT_FILE, find_run, save_checkpoint
 from hashfast.hashing.config import TrainConfig
 from hashfast.hashing.evaluation import Evaluation, evaluate_model
-from hashfast.hashing.learner import Learner
+from hashfast.hashing.features import FeatureCache
+from hashfast.hashing.learner import SECOND_VIEWS, Learner, augmentation_name
 from hashfast.hashing.loading import batches, empty_batch, resolve_device, shuffled
 from hashfast.hashing.logs import RESULTS_FILE, Log, describe_results, describe_training
-from hashfast.hashing.methods import build_criterion
+from hashfast.hashing.methods import build_criterion, build_unsupervised, find_method
 from hashfast.hashing.model import HashModel
 from hashfast.hashing.normalisation import model_config
 from hashfast.hashing.watch import Watch
+from hashfast.losses import METHODS, HashLoss, UnsupervisedLoss
 from hashfast.metrics import Report
 
 
@@ -69,13 +72,8 @@ def train(
         if out is not None:
             out = Path(out)
             state = find_run(out, config, splits.describe(), resume)
-        run = _Run(config, splits, build_learner(config, splits, device), out, progress)
-        run.start(state)
-        try:
-            run.fit()
-            return run.finish()
-        finally:
-            run.close()
+        learner = build_learner(config, splits, device)
+        return Run(config, splits, learner, out, progress).perform(state)
 
 
 def build_learner(config: TrainConfig, splits: Splits, device: torch.device) -> Learner:
@@ -83,20 +81,42 @@ def build_learner(config: TrainConfig, splits: Splits, device: torch.device) -> 
     least = min(2, config.batch_size)
     if len(splits.train) < least:
         raise ValueError(f"the training set has {len(splits.train)} pictures; it needs {least}")
-    torch.manual_seed(config.seed)
-    criterion = build_criterion(config, splits).to(device)
-    if splits.train.labels is not None:
-        criterion.check_labels(splits.train.labels)
-    if criterion.head == "bn" and config.batch_size == 1:
+    model, criterion = build_model(config, splits, device)
+    return Learner(config, model, criterion, device, steps_per_epoch(config, splits))
+
+
+def build_model(
+    config: TrainConfig, splits: Splits, device: torch.device
+) -> tuple[HashModel, HashLoss | UnsupervisedLoss]:
+    """The model and its loss, drawn from the seed."""
+    method = find_method(config.method)
+    if method.head == "bn" and config.batch_size == 1:
         raise ValueError(
             f"{config.method} normalises over the batch: batch_size must be at least 2"
         )
-    model = HashModel(model_config(config, splits, criterion.head), weights=config.weights)
-    steps_per_epoch = len(shuffled(len(splits.train), config.batch_size, 0, 0))
-    return Learner(config, model.to(device), criterion, device, steps_per_epoch)
+    second = next((name for name in SECOND_VIEWS if name in method.needs), None)
+    one = augmentation_name(config, second) == "none" or config.feature_views == 1
+    if config.frozen and second and one:
+        raise ValueError(
+            f"{config.method} compares two views of an image, and the features kept are of one: "
+            "choose an augmentation, and feature_views of at least 2"
+        )
+    torch.manual_seed(config.seed)
+    settings = model_config(config, splits, method.head)
+    if config.method in METHODS:
+        criterion = build_criterion(config, splits).to(device)
+        if splits.train.labels is not None:
+            criterion.check_labels(splits.train.labels)
+        return HashModel(settings, weights=config.weights).to(device), criterion
+    model = HashModel(settings, weights=config.weights).to(device)
+    return model, build_unsupervised(config, model).to(device)
 
 
-class _Run:
+def steps_per_epoch(config: TrainConfig, splits: Splits) -> int:
+    return len(shuffled(len(splits.train), config.batch_size, 0, 0))
+
+
+class Run:
     """A training run: what was done so far, its epochs, and what is kept of them."""
 
     def __init__(
@@ -111,12 +131,34 @@ class _Run:
         self.first = _distributed.rank() == 0
         self.out, self.progress = out, progress and self.first
         self.log: Log | None = None
-        self.train_set = splits.train
-        if isinstance(self.train_set, ArrayDataset):
-            self.train_set = self.train_set.to(learner.device)
+        self.train_set: ImageDataset = splits.train
+        self.features: FeatureCache | None = None
         self.epoch, self.seconds = 0, 0.0
         self.unreadable: dict[int, str] = {}
         self.history: list[dict[str, Any]] = []
+
+    def perform(self, state: dict[str, Any] | None) -> TrainResult:
+        """Train from the start, or from a checkpoint's state, to the end."""
+        self.start(state)
+        self.load()
+        try:
+            self.fit()
+            return self.finish()
+        finally:
+            self.close()
+
+    def load(self) -> None:
+        """Put the training set where steps read it; of a frozen backbone, compute the features."""
+        if not self.config.frozen:
+            if isinstance(self.train_set, ArrayDataset):
+                self.train_set = self.train_set.to(self.learner.device)
+            return
+        arrays = ArrayCache(self.config.cache)
+        features = FeatureCache(self.learner.model, arrays, self.config.workers, self.progress)
+        name = augmentation_name(self.config, self.learner.second)
+        drawn = name, self.config.feature_views, self.config.seed
+        view = (self.learner.view, *drawn) if name != "none" else ()
+        self.features, self.train_set = features, features.of(self.splits, "train", *view)
 
     def start(self, state: dict[str, Any] | None) -> None:
         """Continue from a checkpoint's state, if there is one, and open the log."""
@@ -148,7 +190,7 @@ class _Run:
                 line = self._train_epoch(bar)
                 every = self.config.evaluate_every
                 if every and (self.epoch % every == 0 and self.epoch < self.config.epochs):
-                    line["map"] = self._evaluate().report.map
+                    line |= self.evaluated(self.evaluate())
                 self.history.append(line)
                 bar.set_postfix({k: f"{v:.4g}" for k, v in line.items() if k in ("loss", "map")})
                 self._save()
@@ -204,8 +246,15 @@ class _Run:
         for found in _distributed.gather_objects(self.unreadable):
             self.unreadable |= found
 
-    def _evaluate(self) -> Evaluation:
-        return evaluate_model(self.learner.model, self.splits, self.config.workers)
+    def evaluate(self) -> Evaluation:
+        """Retrieval quality of the model as it is now."""
+        return evaluate_model(
+            self.learner.model, self.splits, self.config.workers, features=self.features
+        )
+
+    def evaluated(self, evaluation: Evaluation) -> dict[str, Any]:
+        """What an epoch's line says of an evaluation during training."""
+        return {"map": evaluation.report.map}
 
     def _save(self) -> None:
         if self.log is None:
@@ -220,12 +269,26 @@ class _Run:
             "history": self.history,
             "unreadable": self.unreadable,
         }
-        save_checkpoint(self.log.out, self.config, self.splits.describe(), state)
+        save_checkpoint(self.log.out, self.config, self.described(), state)
+
+    def described(self) -> dict[str, Any]:
+        """What the run was trained on, which a resumed one must find again."""
+        return self.splits.describe()
+
+    def facts(self) -> dict[str, Any]:
+        """What the results say besides."""
+        return {}
+
+    def write(self, model: HashModel, results: dict[str, Any]) -> None:
+        """Keep the trained model and the results."""
+        assert self.log is not None
+        model.save_pretrained(self.log.out)
+        write_json(self.log.out / RESULTS_FILE, results)
 
     def finish(self) -> TrainResult:
         """Evaluate, describe and write the model."""
         self.learner.optimizer.zero_grad()  # gradients take as much memory as the model returned
-        evaluation = self._evaluate()
+        evaluation = self.evaluate()
         model = self.learner.model.eval()
         # A picture can be in the training set and in the database.
         trained = [reason for _, reason in sorted(self.unreadable.items())]
@@ -239,10 +302,13 @@ class _Run:
         results = describe_results(
             self.config, self.splits, evaluation, unreadable, self.seconds, self.learner.device
         )
-        model.training_info = describe_training(self.config, self.splits, evaluation, results)
+        facts = self.facts()
+        results |= facts
+        model.training_info = (
+            describe_training(self.config, self.splits, evaluation, results) | facts
+        )
         if self.log is not None:
-            model.save_pretrained(self.log.out)
-            write_json(self.log.out / RESULTS_FILE, results)
+            self.write(model, results)
         _distributed.barrier()  # what is written is there when any process returns
         return TrainResult(model, evaluation.report, results)
 

@@ -1,21 +1,17 @@
 """The base of every supervised hashing loss: checks, precision, quantisation, components."""
 
-import math
-from functools import reduce
-from itertools import chain
-from operator import add
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hashfast._inputs import check_label_form, check_labels
 from hashfast.losses._bank import MemoryBank
-from hashfast.losses._functional import check_outputs, full_precision, warn_undefined
-from hashfast.losses.quantization import resolve_quantization
+from hashfast.losses._criterion import Criterion
+from hashfast.losses._functional import check_outputs
 
 
-class HashLoss(nn.Module):
+class HashLoss(Criterion):
     """Similarity loss plus weighted quantisation term, over the outputs before sign.
 
     `criterion(outputs, labels)` with outputs [n, bits], floating point, and labels as integer class
@@ -43,14 +39,9 @@ class HashLoss(nn.Module):
     `check_labels`): that waits for the device once.
     """
 
-    head = "linear"
-    """The hash head the method is meant for, a name in `hashfast.hashing.heads`."""
     needs: tuple[str, ...] = ()
     """Inputs required besides outputs and labels: "u_student", "index"."""
-    bank: Literal["none", "optional", "default"] = "none"
-    """Whether the constructor takes `bank_size`, and whether training with one is the habit."""
     memory: MemoryBank | None
-    components: dict[str, Tensor]
 
     def __init__(
         self,
@@ -62,22 +53,16 @@ class HashLoss(nn.Module):
         quantization_weight: float | None = None,
         quantization_on: str = "raw",
     ) -> None:
-        super().__init__()
         if num_classes < 1 or bits < 1:
             raise ValueError(f"num_classes={num_classes} and bits={bits} must both be at least 1")
-        if quantization_on not in ("raw", "squashed"):
-            raise ValueError(
-                f"unknown quantization_on {quantization_on!r}; choose 'raw' or 'squashed'"
-            )
-        if quantization_weight is not None and not 0 <= quantization_weight < math.inf:
-            raise ValueError(
-                f"quantization_weight is {quantization_weight}; expected 0 or a positive number"
-            )
-        self.num_classes, self.bits, self.quantization_on = num_classes, bits, quantization_on
-        self.quantization, self.quantizer, self.quantization_weight = resolve_quantization(
-            quantization, quantization_weight, bits, original_weight
+        super().__init__(
+            bits,
+            original_weight=original_weight,
+            quantization=quantization,
+            quantization_weight=quantization_weight,
+            quantization_on=quantization_on,
         )
-        self.components = {}
+        self.num_classes = num_classes
         self.memory = None
         self._labels_checked = self._index_checked = False
 
@@ -90,10 +75,6 @@ class HashLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """The weighted terms of the loss without quantisation, by name; at least one."""
         return {"similarity": self.similarity(outputs, labels, **inputs)}
-
-    def original_quantization(self, outputs: Tensor, *args: Any, **inputs: Any) -> Tensor:
-        """The method's own quantisation term before its weight, a scalar."""
-        raise NotImplementedError
 
     def use_bank(self, size: int | None) -> None:
         """Keep a memory bank of `size` training images; `index` is then needed. None: keep none."""
@@ -111,9 +92,6 @@ class HashLoss(nn.Module):
         # A copy: the graph of this batch may outlive the next batch's write.
         return self.memory.outputs.to(outputs.dtype, copy=True), self.memory.labels
 
-    def start_epoch(self, epoch: int) -> None:
-        """Called by the training loop before epoch 0, 1, ...; for methods with a schedule."""
-
     def check_labels(self, labels: Tensor) -> None:
         """Raise ValueError unless the values of `labels` fit num_classes; waits for the device.
 
@@ -122,11 +100,6 @@ class HashLoss(nn.Module):
         """
         check_labels(labels, self.num_classes)
         self._labels_checked = True
-
-    def record(self, **terms: Tensor) -> None:
-        """Add detached terms to `components`."""
-        for name, value in terms.items():
-            self.components[name] = value.detach()
 
     def forward(
         self,
@@ -142,9 +115,7 @@ class HashLoss(nn.Module):
         index int64 [n]: positions of the images in the training set. Methods that do not list them
         in `needs` ignore them.
         """
-        total = reduce(add, self.terms(outputs, labels, u_student=u_student, index=index).values())
-        self.record(loss=total)
-        return total
+        return self._total(self.terms(outputs, labels, u_student=u_student, index=index))
 
     def terms(
         self,
@@ -160,34 +131,13 @@ class HashLoss(nn.Module):
         are "similarity", or what the method names them.
         """
         inputs = self._checked_inputs(outputs, labels, u_student=u_student, index=index)
-        self.components = {}
-        with torch.autocast(outputs.device.type, enabled=False):
-            outputs = full_precision(outputs)
-            if outputs.shape[0] == 0:
-                return {"similarity": self._empty(outputs)}
+
+        def similarity(outputs: Tensor) -> dict[str, Tensor]:
             if not (torch.compiler.is_compiling() or self._labels_checked or _captured(labels)):
                 self.check_labels(labels)
-            terms = self.similarity_terms(outputs, labels, **inputs)
-            self.record(similarity=reduce(add, terms.values()))
-            if self.quantization_weight is not None:
-                quantization = self._quantization(outputs, inputs)
-                self.record(quantization=quantization)
-                terms["quantization"] = self.quantization_weight * quantization
-        return terms
+            return self.similarity_terms(outputs, labels, **inputs)
 
-    def _quantization(self, outputs: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        if self.quantizer is None:
-            return self.original_quantization(outputs, **inputs)
-        return self.quantizer(outputs.tanh() if self.quantization_on == "squashed" else outputs)
-
-    def _empty(self, outputs: Tensor) -> Tensor:
-        warn_undefined("the loss", 0)
-        # Every parameter stays in the graph, or distributed training waits for its gradient.
-        zero = outputs.sum() + sum(0 * parameter.sum() for parameter in self.parameters())
-        self.record(similarity=zero)
-        if self.quantization_weight is not None:
-            self.record(quantization=zero)
-        return zero
+        return self._weighted_terms(outputs, inputs, similarity)
 
     def _checked_inputs(
         self, outputs: Tensor, labels: Tensor, **given: Tensor | None
@@ -208,25 +158,8 @@ class HashLoss(nn.Module):
             raise ValueError(
                 f"labels are on {labels.device}, outputs on {outputs.device}: move the labels"
             )
-        for name, held in chain(self.named_parameters(), self.named_buffers()):
-            if held.device != outputs.device:
-                raise ValueError(
-                    f"{name} of {type(self).__name__} is on {held.device}, outputs on "
-                    f"{outputs.device}: call criterion.to({str(outputs.device)!r}) first"
-                )
-        inputs = {}
-        for name in self.needs:
-            value = given[name]
-            if value is None:
-                raise ValueError(
-                    f"{type(self).__name__} needs {name}: call "
-                    f"criterion(outputs, labels, {name}=...)"
-                )
-            if value.device != outputs.device:
-                raise ValueError(
-                    f"{name} is on {value.device}, outputs on {outputs.device}: move {name}"
-                )
-            inputs[name] = full_precision(value)
+        self._check_held(outputs.device)
+        inputs = self._required("outputs, labels", outputs.device, **given)
         student = inputs.get("u_student", outputs)
         if student.shape != outputs.shape or not student.is_floating_point():
             raise ValueError(
@@ -254,10 +187,7 @@ class HashLoss(nn.Module):
         self._index_checked = True
 
     def extra_repr(self) -> str:
-        return (
-            f"num_classes={self.num_classes}, bits={self.bits}, "
-            f"quantization={self.quantization!r}, quantization_weight={self.quantization_weight}"
-        )
+        return f"num_classes={self.num_classes}, {super().extra_repr()}"
 
 
 def _captured(values: Tensor) -> bool:

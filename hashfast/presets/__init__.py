@@ -4,13 +4,15 @@ A preset gives defaults; whatever else is asked for wins (`--options` as a whole
 the preprint and the published version of "Towards Efficient Deep Hashing Retrieval: Condensing Your
 Data via Feature-Embedding Matching" (IEM), for `hashfast condense`; 002 is "One Loss for
 Quantization: Deep Hashing with Discrete Wasserstein Distributional Matching" (HSWD) and 003 "Deep
-Hash Distillation for Image Retrieval" (DHD), for `hashfast train`. Presets called fashion-mnist/...
+Hash Distillation for Image Retrieval" (DHD), for `hashfast train`; 004 is "Bit-mask Robust
+Contrastive Knowledge Distillation for Unsupervised Semantic Hashing" (BRCD), teachers for `hashfast
+train` and students for `hashfast distill`. Presets called fashion-mnist/...
 are stand-ins: the same methods on data and a network small enough for a CPU.
 """
 
 import difflib
 
-from hashfast.presets import condensation, training
+from hashfast.presets import condensation, distillation, training
 from hashfast.presets.preset import STAND_IN, Preset
 from hashfast.presets.training import QUANTIZATION_METHODS, SUFFIXES
 
@@ -24,10 +26,14 @@ __all__ = [
     "find_preset",
 ]
 
-PRESETS: dict[str, Preset] = {**condensation.PRESETS, **training.PRESETS}
+PRESETS: dict[str, Preset] = {
+    **condensation.PRESETS,
+    **training.PRESETS,
+    **distillation.PRESETS,
+}
 """Name -> preset: PAPER/METHOD, with -s for SWD and -c for HSWD as 002 writes them."""
 
-FAMILIES = {**condensation.FAMILIES, **training.FAMILIES}
+FAMILIES = {**condensation.FAMILIES, **training.FAMILIES, **distillation.FAMILIES}
 """A line for each group of presets."""
 
 

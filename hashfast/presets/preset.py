@@ -19,15 +19,18 @@ class Preset:
     description: str
     source: str
     settings: Mapping[str, Any]
-    command: Literal["train", "condense"] = "train"
+    command: Literal["train", "condense", "distill"] = "train"
 
     def config(self, **changes: Any) -> Any:
         """The settings with some of them changed: a TrainConfig of a preset of `train`, a
-        CondenseConfig of one of `condense`. Raises as these do."""
+        CondenseConfig of one of `condense`, a DistillConfig of one of `distill`. Raises as these
+        do."""
         from hashfast.condense import CondenseConfig
+        from hashfast.distill import DistillConfig
         from hashfast.hashing import TrainConfig
 
-        return self._made(TrainConfig if self.command == "train" else CondenseConfig, changes)
+        kinds = {"train": TrainConfig, "condense": CondenseConfig, "distill": DistillConfig}
+        return self._made(kinds[self.command], changes)
 
     def evaluation(self, **changes: Any) -> "EvaluationConfig":
         """How condensed sets are evaluated, with some settings changed; raises as that does."""
