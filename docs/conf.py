@@ -1,13 +1,14 @@
 """Sphinx settings. Pages of methods and of the API are made from the docstrings at each build."""
 
 import importlib
+import inspect
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
 import hashfast
 from hashfast import condense
-from hashfast.losses import METHODS
+from hashfast.losses import DISTILLATION, METHODS, UNSUPERVISED, Distillation
 
 project = "hashfast"
 release = hashfast.__version__
@@ -20,7 +21,8 @@ autodoc_typehints_description_target = "documented"
 autodoc_default_options = {
     "members": True,
     "member-order": "bysource",
-    "exclude-members": "bank, head, needs, similarity, original_quantization",
+    "exclude-members": "aligns, bank, distance, extra_repr, head, logits, needs, num_views, "
+    "original_quantization, similarity, views",
 }
 napoleon_custom_sections = [("Results", "params_style")]
 
@@ -33,6 +35,7 @@ API = {
     "ops": "The operations underneath, with a reference, a gradient and compiled kernels.",
     "hashing": "Models, training, encoding.",
     "condense": "Condensation of training sets.",
+    "distill": "Distillation of hash models.",
     "augment": "Augmentations for training, deformations for testing.",
     "data": "Datasets and protocols.",
     "plots": "Figures.",
@@ -53,6 +56,41 @@ How it is called, what it checks and the choices of quantisation are those of
 
 {documented}
 """
+UNSUPERVISED_METHOD = """# {title}
+
+```bash
+hashfast train --method {name} --out runs/{name}
+```
+
+```python
+criterion = hashfast.losses.{title}({arguments})
+loss = criterion({inputs})
+```
+
+How it is called and what it checks are those of [every loss](../api/losses.md); which method is for
+what: [Without labels](../../guides/unsupervised.md).
+
+{documented}
+"""
+DISTILLATION_LOSS = """# {title}
+
+```bash
+hashfast distill --teacher runs/teacher --distillation {name} --out runs/{name}
+```
+
+```python
+criterion = hashfast.losses.{title}(bits=32)
+criterion.prepare(teacher_codes, labels)  # of the whole training set, once
+loss = criterion({inputs})
+```
+
+How it is called and what it checks are those of [every loss](../api/losses.md); which loss is for
+what: [Distillation](../../guides/distillation.md).
+
+{documented}
+"""
+# Arguments of constructors, for the examples.
+WIDTHS = {"bits": 32, "num_features": 512, "num_hidden": 1024}
 CONDENSATION = """# Methods of condensation
 
 ```bash
@@ -70,9 +108,10 @@ Its own settings, with {ipc} images a class: {defaults}.
 """
 
 
-def documented(path: str) -> str:
+def documented(path: str, *options: str) -> str:
     kind = "autoclass" if isinstance(_resolve(path), type) else "autofunction"
-    return f"```{{eval-rst}}\n.. {kind}:: {path}\n```\n"
+    lines = "".join(f"   :{option}:\n" for option in options)
+    return f"```{{eval-rst}}\n.. {kind}:: {path}\n{lines}```\n"
 
 
 def _resolve(path: str) -> object:
@@ -83,7 +122,8 @@ def _resolve(path: str) -> object:
 def public(part: str) -> list[str]:
     """Names a part exports, without tables and without the methods, which have their own pages."""
     names = importlib.import_module(f"hashfast.{part}").__all__
-    methods = {method.__name__ for method in METHODS.values()} if part == "losses" else set()
+    tables = (METHODS, UNSUPERVISED, DISTILLATION) if part == "losses" else ()
+    methods = {method.__name__ for table in tables for method in table.values()}
     paths = [f"hashfast.{part}.{name}" for name in names if name not in methods]
     return [path for path in paths if callable(_resolve(path))]
 
@@ -91,14 +131,17 @@ def public(part: str) -> list[str]:
 def pages() -> dict[str, str]:
     """File name under `generated` -> Markdown."""
     made = {}
-    rows = []
-    for name, method in METHODS.items():
-        title = method.__name__
-        body = documented(f"hashfast.losses.{title}")
-        made[f"methods/{name}.md"] = METHOD.format(name=name, title=title, documented=body)
-        about = (method.__doc__ or "").splitlines()[0]
-        rows.append(f"| [{title}](methods/{name}.md) | `{name}` | {about} |")
-    made["methods.md"] = _table_page("Methods", rows, [f"methods/{name}" for name in METHODS])
+    for folder, title, methods, page in (
+        ("methods", "Methods", METHODS, _method),
+        ("unsupervised", "Methods without labels", UNSUPERVISED, _unsupervised),
+        ("distillation", "Losses of distillation", DISTILLATION, _distillation),
+    ):
+        rows = []
+        for name, method in methods.items():
+            made[f"{folder}/{name}.md"] = page(name, method)
+            about = (method.__doc__ or "").splitlines()[0]
+            rows.append(f"| [{method.__name__}]({folder}/{name}.md) | `{name}` | {about} |")
+        made[f"{folder}.md"] = _table_page(title, rows, [f"{folder}/{name}" for name in methods])
     made["condensation.md"] = CONDENSATION.format(
         methods="\n".join(_condensation(name) for name in condense.METHODS)
     )
@@ -111,12 +154,41 @@ def pages() -> dict[str, str]:
     return made
 
 
+def _method(name: str, method: type) -> str:
+    title = method.__name__
+    return METHOD.format(name=name, title=title, documented=documented(f"hashfast.losses.{title}"))
+
+
+def _unsupervised(name: str, method: type) -> str:
+    title = method.__name__
+    given = inspect.signature(method).parameters
+    return UNSUPERVISED_METHOD.format(
+        name=name,
+        title=title,
+        arguments=", ".join(f"{key}={width}" for key, width in WIDTHS.items() if key in given),
+        inputs=", ".join(["outputs", *(f"{key}={key}" for key in method.needs)]),
+        documented=documented(f"hashfast.losses.{title}"),
+    )
+
+
+def _distillation(name: str, loss: type) -> str:
+    """Its page has the bases too that it shares with others, whose options are its own."""
+    title = loss.__name__
+    bases = [base for base in loss.__mro__[1:] if Distillation in base.__mro__[1:]]
+    shared = [documented(f"{base.__module__}.{base.__name__}", "no-index") for base in bases]
+    return DISTILLATION_LOSS.format(
+        name=name,
+        title=title,
+        inputs=", ".join(["student", "teacher", *(f"{key}={key}" for key in loss.needs)]),
+        documented="\n".join([documented(f"hashfast.losses.{title}"), *shared]),
+    )
+
+
 def _condensation(name: str) -> str:
     method, ipc = condense.METHODS[name], condense.CondenseConfig.ipc
-    documented = f"```{{eval-rst}}\n.. autoclass:: {method.__module__}.{method.__name__}\n"
     return CONDENSATION_METHOD.format(
         name=name,
-        documented=f"{documented}   :no-members:\n```\n",
+        documented=documented(f"{method.__module__}.{method.__name__}", "no-members"),
         ipc=ipc,
         defaults=", ".join(f"`{key}={value}`" for key, value in method.defaults(ipc).items()),
     )

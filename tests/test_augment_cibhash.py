@@ -173,13 +173,15 @@ def test_colours_change_by_the_published_strengths():
         spread.append(s)
     assert -0.101 < min(hue) < -0.095
     assert 0.095 < max(hue) < 0.101
-    # Saturation and contrast act alike on a flat image: 0.36 and 1.96 are the extremes.
-    (least, most), grey = [[f * x for x in (0.5, 0.2)] for f in (0.36, 1.96)], luminance(colour)
-    least, most = (
-        gap / (high + (1 - f) * grey) for f, (high, gap) in ((0.36, least), (1.96, most))
-    )
-    assert 0.95 * least < min(spread) < 1.2 * least
-    assert 0.8 * most < max(spread) < 1.05 * most
+    # On a flat image contrast acts as saturation does, so that their factors multiply.
+    assert 0.95 * saturated(colour, 0.36) < min(spread) < 1.2 * saturated(colour, 0.36)
+    assert 0.8 * saturated(colour, 1.96) < max(spread) < 1.05 * saturated(colour, 1.96)
+
+
+def saturated(colour, factor):
+    """Saturation, in HSV, of factor x + (1 - factor) luminance."""
+    gap = factor * (max(colour) - min(colour))
+    return gap / (factor * max(colour) + (1 - factor) * luminance(colour))
 
 
 def test_every_order_of_the_colours_is_as_frequent(monkeypatch):

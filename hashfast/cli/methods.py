@@ -66,8 +66,8 @@ class Command:
                 "methods of train without labels (--method), with the same --quantization",
                 *(f"  {name:<24} {what}" for name, what in unsupervised.items()),
                 "",
-                f"losses of distill (--distillation); of {' and '.join(aligned)} the student's codes "
-                "can be searched for among the teacher's",
+                "losses of distill (--distillation); a student's codes fit among its teacher's by "
+                + " and ".join(aligned),
                 *(f"  {name:<16} {what}" for name, what in distillation.items()),
                 "",
                 "methods of condense (--method); methods NAME tells more",
@@ -114,7 +114,8 @@ def _distillation(name: str) -> Output:
     from hashfast.losses import DISTILLATION
 
     loss = DISTILLATION[name]
-    return _loss(name, loss, "--distillation-options", {"views": loss.views, "aligns": loss.aligns})
+    views = loss.views if "teacher_aug" in loss.needs else None
+    return _loss(name, loss, "--distillation-options", {"aligns": loss.aligns, "views": views})
 
 
 def _loss(name: str, loss: Any, option: str, facts: dict[str, Any]) -> Output:
@@ -123,7 +124,10 @@ def _loss(name: str, loss: Any, option: str, facts: dict[str, Any]) -> Output:
 
     text, defaults = inspect.getdoc(loss) or "", arguments(loss)
     facts = {**facts, "needs": list(loss.needs)}
-    lines = [f"{key.replace('_', ' ')}: {_words(value) or 'none'}" for key, value in facts.items()]
+    lines = [
+        f"{key.replace('_', ' ')}: {'none' if value in (None, []) else _words(value)}"
+        for key, value in facts.items()
+    ]
     if defaults:
         lines += ["", f"arguments ({option}) and their defaults"]
         lines += [f"  {key}={value}" for key, value in defaults.items()]

@@ -14,7 +14,7 @@ from hashfast.data import ArrayDataset, ImageDataset, Splits
 from hashfast.distill.objective import Objective
 from hashfast.distill.teacher import Teacher
 from hashfast.distill.views import Views, mixed, rotated
-from hashfast.hashing.features import BATCH, FeatureCache, known_labels
+from hashfast.hashing.features import BATCH, FeatureCache, described_part, known_labels
 from hashfast.hashing.loading import batches, seed_draws
 
 Make = Callable[[Tensor, Tensor], Tensor]
@@ -49,7 +49,7 @@ class FixedViews(ImageDataset):
         self.labels, self.image_shape = known_labels(splits.train), splits.train.image_shape
         self.objective, self.augmented_anchor = objective, augmented_anchor
         self.device = teacher.loading.device
-        self.source: dict[str, Any] = {"protocol": splits.describe(), "part": "train"}
+        self.source = described_part(splits, "train")
         self.train, self.arrays = splits.train, arrays
         self.teacher, self.features = teacher, features
         # A frozen backbone's features of the images themselves are those it is evaluated with.

@@ -12,7 +12,7 @@ from torch import Tensor
 from hashfast._cache import ArrayCache
 from hashfast.data import ImageDataset, Splits
 from hashfast.hashing import Encoded, HashModel
-from hashfast.hashing.features import Loading, known_labels, rows_of_images
+from hashfast.hashing.features import Loading, described_part, known_labels, rows_of_images
 from hashfast.hashing.model import inference
 from hashfast.ops import pack
 
@@ -46,7 +46,7 @@ class Teacher:
     def of(self, splits: Splits, part: str) -> np.ndarray:
         """Outputs for the set called `part`, its pictures scaled to the teacher's own size."""
         dataset = getattr(splits, part).resized(self.model.config.image_shape[1])
-        return self.of_images(dataset, {"protocol": splits.describe(), "part": part})
+        return self.of_images(dataset, described_part(splits, part))
 
     def of_images(self, dataset: ImageDataset, settings: dict[str, Any]) -> np.ndarray:
         """Outputs for a dataset that `settings` describe."""

@@ -1,5 +1,6 @@
 """Features of a frozen backbone, computed once and kept."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hashfast._cache import ArrayCache
-from hashfast.data import ImageDataset, Splits, UnreadableImage
+from hashfast.data import FileDataset, ImageDataset, Splits, UnreadableImage
 from hashfast.hashing.encode import Encoded
 from hashfast.hashing.loading import batches, seed_draws
 from hashfast.hashing.model import (
@@ -87,7 +88,7 @@ class FeatureCache:
         alone.
         """
         dataset = getattr(splits, part)
-        settings: dict[str, Any] = {"protocol": splits.describe(), "part": part}
+        settings = described_part(splits, part)
         if augmentation is None:
             return FeatureDataset([self.array(dataset, settings)], dataset)
         arrays = []
@@ -179,6 +180,16 @@ def encode_features(model: HashModel, features: FeatureDataset) -> Encoded:
             parts.append((model.head(found[:, 0].to(device)).float().cpu(), labels, indices))
     outputs, labels, indices = (torch.cat(part) for part in zip(*parts, strict=True))
     return Encoded(pack(outputs), outputs, labels, indices, [])
+
+
+def described_part(splits: Splits, part: str) -> dict[str, Any]:
+    """What tells the set called `part` from others: its protocol, and the folder its files are in.
+
+    Files of the same names in two folders are one protocol.
+    """
+    dataset = getattr(splits, part)
+    root = os.path.realpath(dataset.root) if isinstance(dataset, FileDataset) else None
+    return {"protocol": splits.describe(), "part": part, "root": root}
 
 
 def known_labels(dataset: ImageDataset) -> Tensor:

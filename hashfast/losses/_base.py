@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hashfast._inputs import check_label_form, check_labels
 from hashfast.losses._bank import MemoryBank
 from hashfast.losses._criterion import Criterion
-from hashfast.losses._functional import check_outputs
+from hashfast.losses._functional import check_held, check_outputs
 
 
 class HashLoss(Criterion):
@@ -158,7 +158,7 @@ class HashLoss(Criterion):
             raise ValueError(
                 f"labels are on {labels.device}, outputs on {outputs.device}: move the labels"
             )
-        self._check_held(outputs.device)
+        check_held(self, outputs.device)
         inputs = self._required("outputs, labels", outputs.device, **given)
         student = inputs.get("u_student", outputs)
         if student.shape != outputs.shape or not student.is_floating_point():

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from functools import reduce
-from itertools import chain
 from operator import add
 from typing import Any, Literal
 
@@ -117,15 +116,6 @@ class Criterion(nn.Module):
         if self.quantization_weight is not None:
             self.record(quantization=zero)
         return zero
-
-    def _check_held(self, device: torch.device) -> None:
-        """Raise unless the parameters and buffers are where the outputs are."""
-        for name, held in chain(self.named_parameters(), self.named_buffers()):
-            if held.device != device:
-                raise ValueError(
-                    f"{name} of {type(self).__name__} is on {held.device}, outputs on "
-                    f"{device}: call criterion.to({str(device)!r}) first"
-                )
 
     def _required(self, call: str, device: torch.device, **given: Tensor | None) -> dict[str, Any]:
         """The inputs in `needs`, in full precision; raises for those missing or elsewhere.

@@ -1,9 +1,10 @@
 """Checks of inputs and small numerics shared by the losses. Nothing here waits for the device."""
 
 import warnings
+from itertools import chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def check_outputs(outputs: Tensor, bits: int) -> None:
@@ -22,6 +23,16 @@ def check_outputs(outputs: Tensor, bits: int) -> None:
             f"outputs have shape {list(outputs.shape)}; expected [n, {bits}]: make the hash layer "
             f"{bits} wide, or build the criterion with the layer's number of bits"
         )
+
+
+def check_held(module: nn.Module, device: torch.device) -> None:
+    """Raise unless the parameters and buffers of a loss are where the outputs are."""
+    for name, held in chain(module.named_parameters(), module.named_buffers()):
+        if held.device != device:
+            raise ValueError(
+                f"{name} of {type(module).__name__} is on {held.device}, outputs on {device}: call "
+                f"criterion.to({str(device)!r}) first"
+            )
 
 
 def full_precision(values: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from hashfast.losses._criterion import Criterion
-from hashfast.losses._functional import check_outputs
+from hashfast.losses._functional import check_held, check_outputs
 
 
 class UnsupervisedLoss(Criterion):
@@ -47,7 +47,7 @@ class UnsupervisedLoss(Criterion):
     ) -> Tensor:
         """The loss of a batch."""
         check_outputs(outputs, self.bits)
-        self._check_held(outputs.device)
+        check_held(self, outputs.device)
         inputs = self._required(
             "outputs",
             outputs.device,

@@ -188,10 +188,10 @@ def _examples(device: str, dtype: torch.dtype) -> Iterator[tuple]:
     generator = torch.Generator().manual_seed(0)
     for m, r, bits, masked, temperature in (
         (1, 1, 1, False, 0.3),
-        (6, 8, 5, False, 0.01),
+        (6, 8, 5, False, 0.024),
         (9, 14, 6, True, 0.3),
         (70, 33, 32, True, 0.3),
-        (20, 40, 17, True, 0.02),
+        (20, 40, 17, True, 0.024),
     ):
         anchors = torch.randn(m, bits, generator=generator, dtype=torch.float64)
         keys = torch.randn(r, bits, generator=generator, dtype=torch.float64)

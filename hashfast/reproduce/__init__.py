@@ -9,8 +9,8 @@ EXPERIMENTS, {"table 1" or "figure 2": Experiment}, and its line in PAPERS. An `
 the runs that it needs, as presets with some settings changed (`plan`), and makes a table or
 pictures of their results (`show`). A run trains and evaluates, on a condensed set where it has a
 `Condensing` (runs000.py plans such runs); an experiment that measures more
-brings a function of its own (`perform`, as in measures.py and timing.py) which returns JSON, so
-that what was found is kept and no model has to be.
+brings a function of its own (`perform`, as in measures.py, distilling.py and timing.py) which
+returns JSON, so that what was found is kept and no model has to be.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hashfast.reproduce import paper000, paper001, paper002, paper003
+from hashfast.reproduce import paper000, paper001, paper002, paper003, paper004
 from hashfast.reproduce.experiment import Experiment, Outcome, carry_out
 from hashfast.reproduce.plan import Choices
 from hashfast.reproduce.tables import Cell, Table
@@ -48,6 +48,7 @@ PAPERS: dict[str, Paper] = {
     "001": Paper(paper001.TITLE, paper001.EXPERIMENTS),
     "002": Paper(paper002.TITLE, paper002.EXPERIMENTS),
     "003": Paper(paper003.TITLE, paper003.EXPERIMENTS),
+    "004": Paper(paper004.TITLE, paper004.EXPERIMENTS),
 }
 
 
@@ -89,7 +90,8 @@ def reproduce(
     `out` (default: reproduce/002-table-3) receives table.md, table.csv, table.json, the pictures,
     and runs/ with a JSON file a run: what is in there is not done again, so that an interrupted
     call goes on where it stopped. Condensed sets are kept for all experiments: in condensed/ beside
-    the default `out`, and in another `out`. Without `data` and `root` a small network on
+    the default `out`, and in another `out`. Experiments of 004 share their runs, teachers and the
+    codes of these where they have one `out`. Without `data` and `root` a small network on
     Fashion-MNIST stands in; see Choices for them and the other arguments.
 
     Raises ValueError for what the paper or the experiment does not have, and what loading the data,

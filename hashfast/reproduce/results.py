@@ -9,6 +9,7 @@ from hashfast.reproduce.tables import Entry, Table, tabulate
 _PRINTED = {
     "cifar10": "CIFAR-10",
     "cifar10-1": "CIFAR-10",
+    "cifar10-brcd": "CIFAR-10",
     "coco": "COCO",
     "imagenet10": "ImageNet10",
     "imagenet20": "ImageNet20",

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hashfast.losses._functional import check_outputs, full_precision, warn_undefined
+from hashfast.losses._functional import check_held, check_outputs, full_precision, warn_undefined
 
 
 class Distillation(nn.Module):
@@ -73,6 +73,7 @@ class Distillation(nn.Module):
     ) -> Tensor:
         """The loss of a batch."""
         check_outputs(student, self.bits)
+        check_held(self, student.device)
         check_outputs(teacher, self.teacher_bits)
         if len(teacher) != len(student):
             raise ValueError(
