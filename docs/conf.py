@@ -202,17 +202,24 @@ def _table_page(title: str, rows: list[str], children: list[str]) -> str:
 def plain_to_rst(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]):
     """Keep indented formulas as they are written, and bars as bars: docstrings are plain text."""
     formula = None
+    made = []
     for i, line in enumerate(lines):
         indent = len(line) - len(line.lstrip())
         if formula is not None and (not line.strip() or indent > formula):
+            made.append(line)
             continue
         formula = None
-        lines[i] = line.replace("|", "\\|")
+        made.append(line.replace("|", "\\|"))
         following = lines[i + 1 : i + 3]
-        if line.endswith(":") and len(following) == 2 and not following[0].strip():
+        if line.strip() and len(following) == 2 and not following[0].strip():
             start = following[1]
             if len(start) - len(start.lstrip()) > indent:
-                lines[i], formula = lines[i] + ":", indent
+                formula = indent
+                if line.endswith(":"):
+                    made[-1] += ":"
+                else:
+                    made += ["", f"{line[:indent]}::"]
+    lines[:] = made
 
 
 def generate(app: Sphinx) -> None:
