@@ -175,7 +175,9 @@ def _distillation(name: str, loss: type) -> str:
     """Its page has the bases too that it shares with others, whose options are its own."""
     title = loss.__name__
     bases = [base for base in loss.__mro__[1:] if Distillation in base.__mro__[1:]]
-    shared = [documented(f"{base.__module__}.{base.__name__}", "no-index") for base in bases]
+    shared = [
+        documented(f"{base.__module__}.{base.__name__}", "no-index", "no-members") for base in bases
+    ]
     return DISTILLATION_LOSS.format(
         name=name,
         title=title,

@@ -92,6 +92,18 @@ def test_arrays_are_scaled_as_pictures_are():
         assert (image.int() - pillow.int()).abs().max() <= 1
 
 
+def test_arrays_in_another_size_are_scaled_from_the_pictures_themselves():
+    pixels = torch.randint(256, (3, 1, 30, 20), dtype=torch.uint8)
+    small = ArrayDataset(pixels, [2, 0, 1], image_size=4)
+    for size in (4, 12, 40):
+        resized = small.resized(size)
+        assert resized.image_shape == (1, size, size)
+        expected = ArrayDataset(pixels, [2, 0, 1], image_size=size).batch([0, 1, 2])
+        for ours, theirs in zip(resized.batch([0, 1, 2]), expected, strict=True):
+            assert torch.equal(ours, theirs)
+    assert small.image_shape == (1, 4, 4)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_arrays_live_on_the_gpu():
@@ -132,6 +144,17 @@ def test_class_folders(pictures):
     assert images.shape == (2, 3, 8, 8)
     assert labels.tolist() == [1, 0]
     assert indices.tolist() == [5, 0]
+
+
+def test_files_in_another_size_are_read_in_it(pictures):
+    small = FileDataset.from_classes(pictures, image_size=8, channels=1).subset([4, 0])
+    resized = small.resized(11)
+    assert resized.image_shape == (1, 11, 11)
+    assert resized.class_names == ("cat", "dog")
+    assert resized.labels.tolist() == [1, 0]
+    assert [resized.path(row) for row in (0, 1)] == [small.path(row) for row in (0, 1)]
+    assert torch.equal(resized[0][0], to_image(small.path(0), 11, 1))
+    assert small[0][0].shape == (1, 8, 8)
 
 
 def test_plain_folders(pictures):
@@ -186,6 +209,20 @@ def test_any_dataset_can_be_wrapped():
     multi_hot = wrap(Pairs((halves(), [0, 1, 1])), 8)[0][1]
     assert multi_hot.tolist() == [0, 1, 1]
     assert multi_hot.dtype == torch.float32
+
+
+def test_a_wrapped_dataset_has_one_size():
+    dataset = wrap(Pairs((halves(), 1)), 8)
+    assert dataset.resized(8) is dataset
+    with pytest.raises(TypeError, match="gives images of 8x8 only, and 9x9 are needed: wrap"):
+        dataset.resized(9)
+
+
+def test_which_batches_are_cheap(pictures):
+    files = FileDataset.from_folder(pictures, image_size=8)
+    arrays = ArrayDataset(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
+    wrapped = wrap(Pairs((halves(), 1)), 8)
+    assert [found.in_memory for found in (files, arrays, wrapped)] == [False, True, False]
 
 
 def test_wrapping_names_what_is_wrong():

@@ -4,22 +4,42 @@ import multiprocessing
 import os
 import socket
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from distill_runs import distilled, encoded_features, teach, tiny
 from PIL import Image
 from torch import nn
 from train_runs import TINY, lines, run, same_weights, small_digits, splits_of, tree
 
 from hashfast import _distributed
+from hashfast._cache import ArrayCache
+from hashfast.augment import to_unit
 from hashfast.data import ArrayDataset, load_folder
+from hashfast.distill import Teacher
+from hashfast.distill.learner import DistillLearner
+from hashfast.distill.objective import Objective
+from hashfast.distill.teacher import signs
+from hashfast.distill.views import FreshViews
 from hashfast.hashing import HashModel, ModelConfig, TrainConfig
 from hashfast.hashing.batch_norm import SharedBatchNorm, share_batch_norm
+from hashfast.hashing.features import FeatureDataset, Loading
 from hashfast.hashing.learner import Learner
 from hashfast.hashing.loading import shuffled
-from hashfast.hashing.methods import build_criterion
+from hashfast.hashing.methods import build_criterion, build_unsupervised
+from hashfast.losses import (
+    BRCD,
+    CRD,
+    KL,
+    METHODS,
+    RKD,
+    SSKD,
+    UNSUPERVISED,
+    Distillation,
+)
 
 WORLD = 2
 CPU = torch.device("cpu")
@@ -173,6 +193,136 @@ def test_gradients_are_those_of_one_process(tmp_path):
             )
 
 
+# Gradients without labels, of a frozen backbone, and of distillation
+
+
+class Mirrored(nn.Module):
+    """A second view that every process draws alike."""
+
+    def forward(self, images):
+        return to_unit(images).flip(3)
+
+
+class Aligned(Distillation):
+    """A distillation loss of the student's second views, and so of both views at once."""
+
+    needs = ("student_aug", "teacher_aug")
+
+    def distance(self, student, teacher, student_aug, teacher_aug):
+        gap = (student_aug[:, 0] - teacher_aug[:, 0]).square().mean()
+        return gap + (student * teacher.roll(1, 0)).mean()
+
+
+PIXELS = torch.randint(
+    256, (24, 1, 8, 8), generator=torch.Generator().manual_seed(3), dtype=torch.uint8
+)
+IMAGES = ArrayDataset(PIXELS, torch.arange(24) % 3)
+UNLABELLED = ("cibhash", "greedyhash-unsupervised", "bihalf", "tbh", "mecoq")
+TAUGHT = {
+    "kl": ("csq", KL),
+    "brcd": ("cibhash", partial(BRCD, k=3)),
+    "rkd": ("dsdh", RKD),
+    "sskd": ("tbh", SSKD),
+    "crd": ("mecoq", partial(CRD, negatives=5)),
+    "both views": ("cibhash", Aligned),
+}
+
+
+def small_model(head):
+    torch.manual_seed(0)
+    model = HashModel(ModelConfig("convnet3", 6, head, (1, 8, 8), 2, (0.5,), (0.3,)))
+    return model.double()
+
+
+def base_of(config, model):
+    if config.method in METHODS:
+        return build_criterion(config, splits_of(IMAGES, 3))
+    return build_unsupervised(config, model)
+
+
+def moved(learner, dataset):
+    """Terms, gradients and final state of a few steps."""
+    seen = []
+    learner.start_epoch(0)
+    for step, rows in enumerate(torch.arange(24).split(9)):
+        share = _distributed.own_share(rows)
+        counts = _distributed.gather_counts(len(share))
+        terms = learner.step(step, dataset.batch(share), counts)
+        seen += [value.clone() for value in terms.values()]
+        # Where there is none a gradient is not summed either.
+        seen += [p.grad.clone() for p in learner.parameters if p.grad is not None]
+    return seen + [v.clone() for state in learner.state().values() for v in tensors_of(state)]
+
+
+def tensors_of(state):
+    """Weights and buffers, but not what the optimiser keeps of them."""
+    return [value for value in state.values() if isinstance(value, torch.Tensor)]
+
+
+def unlabelled_steps():
+    results = {}
+    with _distributed.setup(CPU):
+        for method in UNLABELLED:
+            config = replace(STEPS, method=method, augment="none")
+            model = small_model(UNSUPERVISED[method].head)
+            learner = Learner(config, model, build_unsupervised(config, model).double(), CPU, 3)
+            learner.second_view = Mirrored()
+            results[method] = moved(learner, IMAGES)
+        for method in UNLABELLED:  # of two views that come in any order
+            config = replace(STEPS, method=method, frozen=True)
+            model = small_model(UNSUPERVISED[method].head)
+            with torch.no_grad():
+                views = [model.features(images).numpy() for images in (PIXELS, Mirrored()(PIXELS))]
+            kept = FeatureDataset(views if method == "cibhash" else [views[0]] * 2, IMAGES)
+            learner = Learner(config, model, build_unsupervised(config, model).double(), CPU, 3)
+            results["frozen " + method] = moved(learner, kept)
+    return results
+
+
+def taught_steps(folder):
+    results = {}
+    with _distributed.setup(CPU):
+        teacher = Teacher(folder / "teacher", ArrayCache(folder / "cache"), Loading(CPU))
+        splits = splits_of(IMAGES, 3)
+        for name, (method, loss) in TAUGHT.items():
+            config = tiny(folder / "teacher", bits=6, optimizer="sgd", method=method)
+            model = small_model({**METHODS, **UNSUPERVISED}[method].head)
+            distance = loss(6)
+            originals = teacher.of(splits, "train")
+            distance.prepare(signs(torch.from_numpy(originals)), IMAGES.labels)
+            objective = Objective(base_of(config, model), distance, 1.0, 0.5, True).double()
+            views = FreshViews(objective, Mirrored(), teacher, originals, False)
+            learner = DistillLearner(config, model, objective, views, CPU, 3)
+            results[name] = moved(learner, IMAGES)
+    return results
+
+
+def check_alike(expected, found):
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        torch.testing.assert_close(
+            found[name],
+            values,
+            rtol=1e-9,
+            atol=1e-9,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+
+
+def test_gradients_without_labels_are_those_of_one_process(tmp_path):
+    expected = unlabelled_steps()
+    for result in together(unlabelled_steps, tmp_path):
+        check_alike(expected, result)
+
+
+@pytest.mark.filterwarnings("ignore:.* clusters of codes instead of k")
+def test_gradients_of_distillation_are_those_of_one_process(tmp_path):
+    teach(tmp_path / "teacher", splits_of(IMAGES, 3), bits=6, batch_size=8)
+    expected = taught_steps(tmp_path)
+    for result in together(taught_steps, tmp_path, tmp_path):
+        check_alike(expected, result)
+
+
 # Batch norm
 
 
@@ -283,6 +433,52 @@ def test_two_processes_train_the_model_of_one(pictures):
         for line, expected in zip(lines(pictures / ours), lines(pictures / theirs), strict=True):
             assert line == pytest.approx(expected, rel=1e-4)
     assert tree(pictures / "whole").keys() == tree(pictures / "alone").keys()
+
+
+def kept_runs(folder):
+    """Of a frozen backbone and of students, which share what is computed once."""
+    with pytest.MonkeyPatch.context() as patch:
+        seen = encoded_features(patch)
+        frozen = replace(SGD, method="csq", frozen=True, epochs=2, cache=folder / "cache")
+        found = [run(frozen, folder / "frozen", small_digits())]
+        computed = len(seen)
+    for name, change in TAUGHT_RUNS.items():
+        config = tiny(folder / "teacher", optimizer="sgd", cache=folder / "cache", **change)
+        found.append(distilled(config, folder / name))
+    return [(one.model, one.results) for one in found], computed
+
+
+TAUGHT_RUNS = {
+    "fresh": {"epochs": 2, "evaluate_every": 1},
+    "fixed": {"distillation": "crd", "distillation_options": ("negatives=8",), "fixed_views": 1},
+    "frozen student": {"distillation": "brcd", "frozen": True, "feature_views": 1},
+}
+
+
+@pytest.mark.filterwarnings("ignore:.* clusters of codes instead of k")
+def test_two_processes_share_what_is_computed_once(tmp_path):
+    for name in ("alone", "together"):
+        teach(tmp_path / name / "teacher")
+    expected, computed = kept_runs(tmp_path / "alone")
+    assert computed > 0
+    for own, result in enumerate(together(kept_runs, tmp_path, tmp_path / "together")):
+        found, computed_here = result
+        assert computed_here == (0 if own else computed)
+        for (model, results), (other, wanted) in zip(found, expected, strict=True):
+            torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=1e-4, atol=1e-5)
+            for report in ("report", "report_ashp"):
+                if report in wanted:
+                    wanted_map = pytest.approx(wanted[report]["map"], abs=1e-3)
+                    assert results[report]["map"] == wanted_map
+    kept = [sorted(path.name for path in (tmp_path / name / "cache").iterdir()) for name in NAMES]
+    assert kept[0] == kept[1]
+    for name in TAUGHT_RUNS:
+        files = [sorted(path.name for path in (tmp_path / n / name).iterdir()) for n in NAMES]
+        assert files[0] == files[1]
+        assert "database-ashp" in files[0]
+
+
+NAMES = "alone", "together"
 
 
 # Failures

@@ -24,6 +24,7 @@ def test_of_equal_values_the_first_rows_are_positive():
     outputs = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
     expected = [[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [-1.0, -1.0], [-1.0, -1.0]]
     assert half_codes(outputs).tolist() == expected
+    assert half_codes(torch.zeros(101, 3)).sum(1).tolist() == [3.0] * 50 + [-3.0] * 51
 
 
 @pytest.mark.parametrize("n", [2, 7, 8])

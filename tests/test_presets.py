@@ -19,7 +19,9 @@ TRAINING = [
     for name, preset in PRESETS.items()
     if preset.command == "train" and preset.settings["method"] in losses.METHODS
 ]
-UNSUPERVISED = [name for name in PRESETS if name.startswith("004/")]
+UNSUPERVISED = [
+    name for name in PRESETS if name.startswith("004/") and not name.endswith("fashion-mnist")
+]
 CONDENSATION = [name for name, preset in PRESETS.items() if preset.command == "condense"]
 
 
@@ -104,6 +106,28 @@ def test_004_has_all_methods_on_all_data():
     what = [f"vit-b-{method}" for method in losses.UNSUPERVISED]
     what += ["vit-l-cibhash", "student", *losses.DISTILLATION]
     assert names == {f"{one}-{data}" for one in what for data in ("cifar10", "coco", "imagenet")}
+
+
+def test_004_has_stand_ins_for_a_cpu():
+    names = {name for name in PRESETS if name.startswith("004/")} - set(UNSUPERVISED)
+    assert names == {
+        f"004/{what}-fashion-mnist" for what in ("teacher", "student", *losses.DISTILLATION)
+    }
+    teacher = find_preset("004/teacher-fashion-mnist", "train").config()
+    assert (teacher.data, teacher.image_size, teacher.frozen) == ("fashion-mnist", 64, True)
+    assert (teacher.backbone, teacher.weights) == ("efficientnet-lite0", "pretrained")
+    student = asdict(find_preset("004/student-fashion-mnist", "train").config())
+    assert (student["backbone"], student["width"], student["frozen"]) == ("convnet3", 16, False)
+    weights = {}
+    for name in losses.DISTILLATION:
+        preset = find_preset(f"004/{name}-fashion-mnist", "distill")
+        assert "stand-in" in preset.description
+        config = asdict(preset.config())
+        assert {key: config[key] for key in student} == student  # only distillation is added
+        assert (config["distillation"], config["fixed_views"]) == (name, 4)
+        weights[name] = config["distillation_weight"]
+    others = dict.fromkeys(("brcd", "kl", "rkd", "crcd", "packd"), 1)
+    assert weights == others | {"sp": 3000, "pkt": 30000, "crd": 0.8, "sskd": 10}
 
 
 def test_names_say_method_and_quantisation():

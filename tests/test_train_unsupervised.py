@@ -52,7 +52,7 @@ def test_a_run_without_labels(small, tmp_path, method):
 
 
 def test_views_of_an_image_come_to_have_one_code(small, tmp_path):
-    """What CIBHash learns: its loss falls below log(2M - 1) = 4.1, that of codes without meaning."""
+    """What CIBHash learns: its loss falls below log(2M - 1) = 4.1, that of any codes."""
     config = replace(config_of("cibhash"), bits=16, width=16, epochs=12)
     run(config, tmp_path, small)
     losses = [line["loss"] for line in lines(tmp_path)]

@@ -19,11 +19,10 @@ class BiHalf(UnsupervisedLoss):
 
         dL/dB + gamma (u - B) / (n bits)
 
-    (eq. 7; gamma there includes the learning rate): unchanged, and with a pull towards the codes
-    that adds nothing to the value. Agrees with liyunqianggyn/Deep-Unsupervised-Image-Hashing
-    (ImageHashing/Cifar10_I.py); here the pull scales with the loss, as a scaler of half-precision
-    gradients needs. A code at test time is the sign of its own outputs, whatever the batch. A batch
-    of one has no half: the loss is then 0.
+    that is unchanged, and with a pull towards the codes that adds nothing to the value. Agrees with
+    liyunqianggyn/Deep-Unsupervised-Image-Hashing (ImageHashing/Cifar10_I.py); here the pull scales
+    with the loss, as a scaler of half-precision gradients needs. A code at test time is the sign of
+    its own outputs, whatever the batch. A batch of one has no half: the loss is then 0.
 
     Args:
         bits: length of the outputs.

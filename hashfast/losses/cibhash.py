@@ -16,7 +16,7 @@ class CIBHash(UnsupervisedLoss):
     """Contrastive information bottleneck (Qiu et al., IJCAI 2021).
 
     An output u is the logit of a bit, p = sigmoid(u), and the codes are sign(u) with the gradient
-    of p. The loss is the NT-Xent of the codes of two views (eq. 8), plus
+    of p. The loss is the NT-Xent of the codes of two views, plus
 
         weight / 2 (KL(p || p2) + KL(p2 || p))
 

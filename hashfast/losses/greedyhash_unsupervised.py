@@ -11,7 +11,7 @@ from hashfast.losses.quantization import QuantizationOptions
 
 
 class GreedyHashUnsupervised(UnsupervisedLoss):
-    """Cosines of codes against cosines of features (Su et al., NeurIPS 2018, section 4.3).
+    """Cosines of codes against cosines of features (Su et al., NeurIPS 2018).
 
     Row i of the first half of a batch is paired with row i of its second half: mean squared
     difference of the cosine of their codes sign(u), the gradient passed through sign unchanged, and

@@ -63,7 +63,7 @@ STAND_IN_NETWORKS = Networks(
     {"EfficientNet-Lite0": "teacher"},
     {
         "ConvNet-3": {},
-        "ConvNet-3 of half the width": {"width": 8.0},
+        "narrower ConvNet-3": {"width": 8.0},
         "MLP": {"backbone": "pixels", "width": None},
     },
 )
