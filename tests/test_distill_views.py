@@ -162,7 +162,7 @@ def test_the_image_itself_is_not_shown_to_the_teacher_again(small, teacher):
     teacher.outputs = None
     (found,) = draws(views, [7, 3])
     assert found.first.equal(to_unit(small.train.images[[7, 3]]))
-    assert found.teacher.equal(torch.from_numpy(views.originals[[7, 3]]))
+    assert found.teacher.equal(views.originals[[7, 3]])
     assert (found.second, found.own, found.teacher_aug) == (None, None, None)
 
 

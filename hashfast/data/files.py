@@ -20,8 +20,9 @@ SUFFIXES = (
     ".tiff", ".webp",
 )  # fmt: skip
 WITHOUT_CLASSES = (
-    "Pictures without classes cannot be trained on or evaluated; to find similar ones and "
-    "near-duplicates, `hashfast encode FOLDER --out GALLERY` needs neither classes nor a model"
+    "Pictures without classes cannot be evaluated; methods without labels train on them as "
+    "--data list, all in class 0; to find similar ones and near-duplicates, `hashfast encode "
+    "FOLDER --out GALLERY` needs neither classes nor a model"
 )
 
 

@@ -44,8 +44,8 @@ class FreshViews:
         augmented_anchor: bool,
     ) -> None:
         self.objective, self.augmentation = objective, augmentation
-        self.teacher, self.originals = teacher, originals
-        self.augmented_anchor = augmented_anchor
+        self.teacher, self.augmented_anchor = teacher, augmented_anchor
+        self.originals = torch.from_numpy(np.array(originals)).to(teacher.loading.device)
 
     def draw(self, images: Tensor, labels: Tensor, indices: Tensor) -> Views:
         second = own = aug = None
@@ -54,7 +54,7 @@ class FreshViews:
             outputs = self.teacher.outputs(first)
         else:
             first = to_unit(images)
-            outputs = torch.from_numpy(self.originals[indices.cpu().numpy()]).to(images.device)
+            outputs = self.originals[indices]
         if self.objective.second_view:
             second = self.augmentation(images)
         if self.objective.own_views:
