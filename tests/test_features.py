@@ -16,7 +16,7 @@ from hashfast.augment import build_augmentation
 from hashfast.data import ArrayDataset, UnreadableImage
 from hashfast.hashing import HashModel, ModelConfig, backbones, encode_dataset
 from hashfast.hashing.evaluation import encode_part
-from hashfast.hashing.features import FeatureCache, FeatureDataset, described_part
+from hashfast.hashing.features import BATCH, FeatureCache, FeatureDataset, described_part
 from hashfast.hashing.learner import Learner
 from hashfast.hashing.train import build_learner
 from hashfast.metrics import evaluate
@@ -191,6 +191,17 @@ def test_views_differ_and_repeat_with_their_seed(small, tmp_path):
     for ours, theirs in zip(views("b", 0), (one, two), strict=True):
         assert ours.equal(theirs)
     assert not any(ours.equal(theirs) for ours in views("a", 1) for theirs in (one, two))
+
+
+def test_no_draws_come_twice_in_a_set(tmp_path):
+    """Of one image many times over, and more often than go through the network at once."""
+    image = torch.randint(256, (1, 1, 8, 8), dtype=torch.uint8)
+    splits = splits_of(
+        ArrayDataset(image.repeat(BATCH + 40, 1, 1, 1), torch.zeros(BATCH + 40).long()), 1
+    )
+    augmentation = build_augmentation("cibhash", (1, 8, 8))
+    found = features_of(tmp_path, splits, augmentation, "cibhash").batch(range(BATCH + 40))[0][:, 0]
+    assert not torch.isclose(found[:40], found[BATCH:]).all(1).any()
 
 
 def test_the_key_is_all_that_features_depend_on(small, monkeypatch, tmp_path):

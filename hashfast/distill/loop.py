@@ -24,11 +24,12 @@ from hashfast.hashing.learner import augmentation_name
 from hashfast.hashing.loading import resolve_device, seed_draws
 from hashfast.hashing.methods import read_arguments
 from hashfast.hashing.train import Run, build_model, steps_per_epoch
-from hashfast.losses import DISTILLATION
+from hashfast.losses import BRCD, DISTILLATION
 from hashfast.metrics import Report
 
 BEST = {"map": "best-sshp", "map_ashp": "best-ashp"}
 """Where the best student by each paradigm is kept, by the name of its mAP in metrics.jsonl."""
+CLUSTERS_FILE = "clusters.safetensors"
 
 
 class DistillResult(NamedTuple):
@@ -59,7 +60,8 @@ def distill(
             config.evaluate_every asks for evaluations during training (on the protocol's queries:
             numbers of these students are optimistic).
 
-    The teacher's codes, and views drawn once, are kept in config.cache. The other arguments, the
+    BRCD's clusters and masks are in clusters.safetensors (`Clusters.load`). The teacher's codes, and
+    views drawn once, are kept in config.cache. The other arguments, the
     errors and the use of several processes are those of `train`; ValueError also for a teacher of
     other images.
     """
@@ -179,7 +181,7 @@ class DistillRun(Run):
         super().__init__(config, splits, learner, out, progress)
         self.teacher, self.features = teacher, features
         self.paradigms: Paradigms | None = None
-        self.views = learner.views
+        self.views, self.distillation = learner.views, learner.objective.distillation
 
     def load(self) -> None:
         if isinstance(self.views, FixedViews):
@@ -219,6 +221,8 @@ class DistillRun(Run):
         if self.config.evaluate_every:
             self._keep_best()
         save_galleries(self.log.out, model, self.splits, self.paradigms, self.teacher)
+        if isinstance(self.distillation, BRCD):
+            self.distillation.clusters.save(self.log.out / CLUSTERS_FILE)
 
     def _keep_best(self) -> dict[str, float]:
         """Keep the student by each paradigm whose mAP is the highest so far; returns the mAPs."""
