@@ -60,10 +60,9 @@ def distill(
             config.evaluate_every asks for evaluations during training (on the protocol's queries:
             numbers of these students are optimistic).
 
-    BRCD's clusters and masks are in clusters.safetensors (`Clusters.load`). The teacher's codes, and
-    views drawn once, are kept in config.cache. The other arguments, the
-    errors and the use of several processes are those of `train`; ValueError also for a teacher of
-    other images.
+    BRCD's clusters and masks are in clusters.safetensors (`Clusters.load`). The teacher's codes,
+    and views drawn once, are kept in config.cache. The other arguments, the errors and the use of
+    several processes are those of `train`; ValueError also for a teacher of other images.
     """
     if config.teacher is None:
         raise ValueError("a distillation needs a teacher: name the folder of a trained model")
