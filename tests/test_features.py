@@ -196,12 +196,11 @@ def test_views_differ_and_repeat_with_their_seed(small, tmp_path):
 def test_no_draws_come_twice_in_a_set(tmp_path):
     """Of one image many times over, and more often than go through the network at once."""
     image = torch.randint(256, (1, 1, 8, 8), dtype=torch.uint8)
-    splits = splits_of(
-        ArrayDataset(image.repeat(BATCH + 40, 1, 1, 1), torch.zeros(BATCH + 40).long()), 1
-    )
+    dataset = ArrayDataset(image.repeat(2 * BATCH, 1, 1, 1), torch.zeros(2 * BATCH).long())
     augmentation = build_augmentation("cibhash", (1, 8, 8))
-    found = features_of(tmp_path, splits, augmentation, "cibhash").batch(range(BATCH + 40))[0][:, 0]
-    assert not torch.isclose(found[:40], found[BATCH:]).all(1).any()
+    found = features_of(tmp_path, splits_of(dataset, 1), augmentation, "cibhash")
+    views = found.batch(range(2 * BATCH))[0][:, 0]
+    assert not torch.isclose(views[:BATCH], views[BATCH:]).all(1).any()
 
 
 def test_the_key_is_all_that_features_depend_on(small, monkeypatch, tmp_path):

@@ -15,8 +15,16 @@ from hashfast.losses.csq import CSQ as CSQ
 from hashfast.losses.dbdh import DBDH as DBDH
 from hashfast.losses.dch import DCH as DCH
 from hashfast.losses.dhd import DHD as DHD
-from hashfast.losses.distillation import *  # noqa: F403
+from hashfast.losses.distillation import BRCD as BRCD
+from hashfast.losses.distillation import CRCD as CRCD
+from hashfast.losses.distillation import CRD as CRD
 from hashfast.losses.distillation import DISTILLATION, Clusters, Distillation, choose_k
+from hashfast.losses.distillation import KL as KL
+from hashfast.losses.distillation import PACKD as PACKD
+from hashfast.losses.distillation import PKT as PKT
+from hashfast.losses.distillation import RKD as RKD
+from hashfast.losses.distillation import SP as SP
+from hashfast.losses.distillation import SSKD as SSKD
 from hashfast.losses.dpn import DPN as DPN
 from hashfast.losses.dsdh import DSDH as DSDH
 from hashfast.losses.greedyhash import GreedyHash as GreedyHash
