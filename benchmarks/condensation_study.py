@@ -12,21 +12,20 @@ Then the table of means and deviations, and the bars; exits with 1 when one is m
 """
 
 import argparse
-import csv
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import _study
 import torch
-from _rows import RESULTS, aligned, append_rows, commit, today
+from _rows import RESULTS, aligned
+from _study import PROVENANCE, Row, number, provenance, text, verdict
 from quantization_study import mean, spread, validation
 
-from hashfast._environment import environment
 from hashfast.condense import CondenseConfig, EvaluationConfig, condense, evaluate_set
-from hashfast.data import Splits, load
+from hashfast.data import load
 
 NETWORK: dict[str, Any] = {"data": "fashion-mnist", "width": 32.0, "device": "cpu"}
 EVALUATION = EvaluationConfig(
@@ -60,7 +59,7 @@ BARS = {
 }
 COLUMNS = (
     *("part", "row", "ipc", "learning_rate", "seed", "map", "networks", "inner_steps"),
-    *("condense_seconds", "seconds", "device", "torch", "hashfast", "commit", "date"),
+    *("condense_seconds", "seconds", *PROVENANCE),
 )
 
 
@@ -97,36 +96,31 @@ class Run(NamedTuple):
     seed: int
 
 
-@dataclass
-class Study:
-    """Runs that are done, by identity, and the file they are kept in."""
+class Study(_study.Study):
+    """Condensed sets and networks trained on them; work: folder of pretrained networks."""
 
-    out: Path
-    work: Path
-    done: dict[Run, dict[str, Any]] = field(default_factory=dict)
-    splits: dict[str, Splits] = field(default_factory=dict)
+    columns = COLUMNS
+    kinds: ClassVar = {
+        **dict.fromkeys(("ipc", "seed", "networks", "inner_steps"), int),
+        **dict.fromkeys(("map", "condense_seconds", "seconds"), float),
+    }
 
-    def __post_init__(self) -> None:
-        if self.out.is_file():
-            with self.out.open(newline="") as file:
-                for row in map(numbers, csv.DictReader(file)):
-                    self.done[identity(row)] = row
+    def __init__(self, out: Path, work: Path) -> None:
+        super().__init__(out)
+        self.work = work
 
-    def result(self, run: Run) -> dict[str, Any]:
-        """The row of a run, from the file or by condensing and training now."""
-        if run not in self.done:
-            row = self._perform(run)
-            append_rows(self.out, [row], COLUMNS)
-            self.done[run] = row
-            print(
-                f"{run.part:<10} {run.row:<8} ipc {run.ipc:<2} rate {text(run.learning_rate):<6} "
-                f"seed {run.seed}: mAP {row['map']:.4f} (condensed in {row['condense_seconds']:.0f}"
-                f" s, {row['seconds']:.0f} s in all)",
-                flush=True,
-            )
-        return self.done[run]
+    def identity(self, row: Row) -> Run:
+        rate = number(row["learning_rate"])
+        return Run(row["part"], row["row"], row["ipc"], rate, row["seed"])
 
-    def _perform(self, run: Run) -> dict[str, Any]:
+    def line(self, run: Run, row: Row) -> str:
+        return (
+            f"{run.part:<10} {run.row:<8} ipc {run.ipc:<2} rate {text(run.learning_rate):<6} seed "
+            f"{run.seed}: mAP {row['map']:.4f} (condensed in {row['condense_seconds']:.0f} s, "
+            f"{row['seconds']:.0f} s in all)"
+        )
+
+    def perform(self, run: Run) -> Row:
         kind = KINDS[run.row]
         if not self.splits:
             whole = load(NETWORK["data"])
@@ -145,7 +139,6 @@ class Study:
         splits = self.splits[run.part]
         result = condense(config, splits=splits, progress=False)
         found = evaluate_set(result.condensed, splits, config, EVALUATION, seed=run.seed)
-        where = environment("cpu")
         return {
             **run._asdict(),
             "learning_rate": text(run.learning_rate),
@@ -154,9 +147,7 @@ class Study:
             "inner_steps": config.inner_steps or 0,
             "condense_seconds": result.seconds,
             "seconds": time.perf_counter() - start,
-            **{key: where[key] for key in ("device", "torch", "hashfast")},
-            "commit": commit(),
-            "date": today(),
+            **provenance(),
         }
 
     def rate(self, row: str, ipc: int) -> float | None:
@@ -168,21 +159,6 @@ class Study:
         if len(runs) == 1:
             return runs[0].learning_rate
         return max(runs, key=lambda run: self.result(run)["map"]).learning_rate
-
-
-def text(rate: float | None) -> str:
-    return "" if rate is None else f"{rate:g}"
-
-
-def numbers(row: dict[str, str]) -> dict[str, Any]:
-    kinds: dict[str, Any] = dict.fromkeys(("ipc", "seed", "networks", "inner_steps"), int)
-    kinds |= dict.fromkeys(("map", "condense_seconds", "seconds"), float)
-    return {key: kinds.get(key, str)(value) for key, value in row.items()}
-
-
-def identity(row: dict[str, Any]) -> Run:
-    rate = float(row["learning_rate"]) if row["learning_rate"] else None
-    return Run(row["part"], row["row"], row["ipc"], rate, row["seed"])
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:
@@ -241,10 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows = {run: study.result(run) for run in sorted(runs, key=lambda run: run.seed)}
     found = [rows[run] for run in runs]
     print(table(found))
-    passed = bars(found)
-    for met, line in passed:
-        print(f"{'passed' if met else 'MISSED'}  {line}")
-    return 0 if all(met for met, _ in passed) else 1
+    return verdict(bars(found))
 
 
 if __name__ == "__main__":

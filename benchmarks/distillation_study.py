@@ -15,20 +15,20 @@ Then the table of means and deviations, and the bars; exits with 1 when one is m
 """
 
 import argparse
-import csv
 import statistics
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import _study
 import torch
-from _rows import RESULTS, aligned, append_rows, commit, today
+from _rows import RESULTS, aligned
+from _study import PROVENANCE, Row, number, provenance, text, verdict
 from quantization_study import mean, spread, validation
 
-from hashfast._environment import environment
 from hashfast._files import read_json
 from hashfast.data import Splits, load
 from hashfast.distill import DistillConfig, distill
@@ -68,7 +68,7 @@ FACTORS = (0.1, 1.0, 10.0)
 GAIN, GAP, LEAD = 0.02, 0.03, 0.05
 COLUMNS = (
     *("part", "row", "weight", "seed", "map_sshp", "map_ashp", "isd", "nra"),
-    *("train_seconds", "seconds", "device", "torch", "hashfast", "commit", "date"),
+    *("train_seconds", "seconds", *PROVENANCE),
 )
 
 
@@ -113,35 +113,29 @@ class Run(NamedTuple):
     seed: int
 
 
-@dataclass
-class Study:
-    """Runs that are done, by identity, the file they are kept in, and a folder for teachers."""
+class Study(_study.Study):
+    """Students; work: folder of teachers and of what is computed once."""
 
-    out: Path
-    work: Path
-    done: dict[Run, dict[str, Any]] = field(default_factory=dict)
-    splits: dict[str, Splits] = field(default_factory=dict)
+    columns = COLUMNS
+    kinds: ClassVar = {
+        "seed": int,
+        **dict.fromkeys(("map_sshp", "map_ashp", "isd", "nra", "train_seconds", "seconds"), float),
+    }
 
-    def __post_init__(self) -> None:
-        if self.out.is_file():
-            with self.out.open(newline="") as file:
-                for row in map(numbers, csv.DictReader(file)):
-                    self.done[identity(row)] = row
+    def __init__(self, out: Path, work: Path) -> None:
+        super().__init__(out)
+        self.work = work
 
-    def result(self, run: Run) -> dict[str, Any]:
-        """The row of a run, from the file or by training now."""
-        if run not in self.done:
-            row = self._perform(run)
-            append_rows(self.out, [row], COLUMNS)
-            self.done[run] = row
-            print(
-                f"{run.part:<10} {run.row:<8} weight {text(run.weight):<6} seed {run.seed}: SSHP "
-                f"{row['map_sshp']:.4f}, ASHP {row['map_ashp']:.4f} ({row['seconds']:.0f} s)",
-                flush=True,
-            )
-        return self.done[run]
+    def identity(self, row: Row) -> Run:
+        return Run(row["part"], row["row"], number(row["weight"]), row["seed"])
 
-    def _perform(self, run: Run) -> dict[str, Any]:
+    def line(self, run: Run, row: Row) -> str:
+        return (
+            f"{run.part:<10} {run.row:<8} weight {text(run.weight):<6} seed {run.seed}: SSHP "
+            f"{row['map_sshp']:.4f}, ASHP {row['map_ashp']:.4f} ({row['seconds']:.0f} s)"
+        )
+
+    def perform(self, run: Run) -> Row:
         start = time.perf_counter()
         folder, facts = self._teacher(run.part)
         if run.row == "teacher":
@@ -149,16 +143,13 @@ class Study:
             found |= {"isd": 0.0, "nra": float("nan")}
         else:
             found, facts = self._student(run, folder)
-        where = environment("cpu")
         return {
             **run._asdict(),
             "weight": text(run.weight),
             **found,
             "train_seconds": facts["train_seconds"],
             "seconds": time.perf_counter() - start,
-            **{key: where[key] for key in ("device", "torch", "hashfast")},
-            "commit": commit(),
-            "date": today(),
+            **provenance(),
         }
 
     def _teacher(self, part: str) -> tuple[Path, dict[str, Any]]:
@@ -211,21 +202,6 @@ class Study:
             return statistics.mean(both) if DISTILLATION[kind.loss].aligns else both[0]
 
         return max(runs, key=quality).weight
-
-
-def text(weight: float | None) -> str:
-    return "" if weight is None else f"{weight:g}"
-
-
-def numbers(row: dict[str, str]) -> dict[str, Any]:
-    floats = ("map_sshp", "map_ashp", "isd", "nra", "train_seconds", "seconds")
-    kinds: dict[str, Any] = {"seed": int, **dict.fromkeys(floats, float)}
-    return {key: kinds.get(key, str)(value) for key, value in row.items()}
-
-
-def identity(row: dict[str, Any]) -> Run:
-    weight = float(row["weight"]) if row["weight"] else None
-    return Run(row["part"], row["row"], weight, row["seed"])
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:
@@ -291,10 +267,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows = {run: study.result(run) for run in sorted(runs, key=lambda run: run.seed)}
     found = [rows[run] for run in runs]
     print(table(found))
-    passed = bars(found)
-    for met, line in passed:
-        print(f"{'passed' if met else 'MISSED'}  {line}")
-    return 0 if all(met for met, _ in passed) else 1
+    return verdict(bars(found))
 
 
 if __name__ == "__main__":

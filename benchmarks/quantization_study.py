@@ -10,19 +10,19 @@ Then the table of means and deviations, and the bars; exits with 1 when one is m
 """
 
 import argparse
-import csv
 import statistics
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import _study
 import torch
-from _rows import RESULTS, aligned, append_rows, commit, today
+from _rows import RESULTS, aligned
+from _study import PROVENANCE, Row, number, provenance, text, verdict
 
-from hashfast._environment import environment
 from hashfast.data import Splits, load, split_rows
 from hashfast.hashing import TrainConfig, train
 
@@ -50,9 +50,8 @@ IMPROVED_METHODS, ALLOWED_LOSS = 4, 0.005
 COLUMNS = (
     *("part", "method", "quantization", "weight", "bits", "seed"),
     *("map", "quantization_error", "bit_entropy", "distinct_codes", "train_seconds", "seconds"),
-    *("device", "torch", "hashfast", "commit", "date"),
+    *PROVENANCE,
 )
-Row = dict[str, Any]
 
 
 class Run(NamedTuple):
@@ -66,34 +65,28 @@ class Run(NamedTuple):
     seed: int
 
 
-@dataclass
-class Study:
-    """Runs that are done, by identity, and the file they are kept in."""
+class Study(_study.Study):
+    """Training runs with a quantisation term."""
 
-    out: Path
+    columns = COLUMNS
+    kinds: ClassVar = {
+        **dict.fromkeys(("bits", "seed", "distinct_codes"), int),
+        **dict.fromkeys(
+            ("map", "quantization_error", "bit_entropy", "train_seconds", "seconds"), float
+        ),
+    }
 
-    def __post_init__(self) -> None:
-        self.done: dict[Run, Row] = {}
-        if self.out.is_file():
-            with self.out.open(newline="") as file:
-                self.done = {identity(row): row for row in map(numbers, csv.DictReader(file))}
-        self.splits: dict[str, Splits] = {}
+    def identity(self, row: Row) -> Run:
+        part, method, quantization = row["part"], row["method"], row["quantization"]
+        return Run(part, method, quantization, number(row["weight"]), row["bits"], row["seed"])
 
-    def result(self, run: Run) -> Row:
-        """The row of a run, from the file or by training now."""
-        if run not in self.done:
-            row = self._train(run)
-            append_rows(self.out, [row], COLUMNS)
-            self.done[run] = row
-            print(
-                f"{run.part:<10} {run.method:<10} {run.quantization:<8} weight "
-                f"{weight_text(run.weight):<6} {run.bits} bits seed {run.seed}: "
-                f"mAP {row['map']:.4f} ({row['seconds']:.0f} s)",
-                flush=True,
-            )
-        return self.done[run]
+    def line(self, run: Run, row: Row) -> str:
+        return (
+            f"{run.part:<10} {run.method:<10} {run.quantization:<8} weight {text(run.weight):<6} "
+            f"{run.bits} bits seed {run.seed}: mAP {row['map']:.4f} ({row['seconds']:.0f} s)"
+        )
 
-    def _train(self, run: Run) -> Row:
+    def perform(self, run: Run) -> Row:
         config = TrainConfig(
             **SETTINGS
             | {"learning_rate": LEARNING_RATES.get(run.method, SETTINGS["learning_rate"])},
@@ -108,19 +101,16 @@ class Study:
             self.splits = {"test": whole, "validation": validation(whole)}
         start = time.perf_counter()
         result = train(config, splits=self.splits[run.part], progress=False)
-        found = environment("cpu")
         return {
             **run._asdict(),
-            "weight": weight_text(run.weight),
+            "weight": text(run.weight),
             "map": result.report.map,
             "quantization_error": result.results["quantization_error"],
             "bit_entropy": result.report.bit_entropy,
             "distinct_codes": result.report.distinct_codes,
             "train_seconds": result.results["train_seconds"],
             "seconds": time.perf_counter() - start,
-            **{key: found[key] for key in ("device", "torch", "hashfast")},
-            "commit": commit(),
-            "date": today(),
+            **provenance(),
         }
 
     def weight(self, method: str, quantization: str) -> float | None:
@@ -147,22 +137,6 @@ def validation(splits: Splits) -> Splits:
     rows = split_rows(whole.labels.numpy(), query=50, train=350, train_in_database=False, seed=0)
     parts = {name: whole.subset(part) for name, part in rows.items()}
     return replace(splits, **parts, topk=1000)
-
-
-def weight_text(weight: float | None) -> str:
-    return "" if weight is None else f"{weight:g}"
-
-
-def numbers(row: dict[str, str]) -> Row:
-    kinds = {"bits": int, "seed": int, "distinct_codes": int}
-    floats = ("map", "quantization_error", "bit_entropy", "train_seconds", "seconds")
-    return {k: kinds.get(k, float if k in floats else str)(v) for k, v in row.items()}
-
-
-def identity(row: Row) -> Run:
-    weight = float(row["weight"]) if row["weight"] else None
-    part, method, quantization = row["part"], row["method"], row["quantization"]
-    return Run(part, method, quantization, weight, row["bits"], row["seed"])
 
 
 def lengths(method: str, seeds: list[int]) -> Iterator[tuple[int, int]]:
@@ -264,10 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     }
     rows = [rows[run] for run in runs]
     print(table(rows))
-    found = bars(rows)
-    for met, text in found:
-        print(f"{'passed' if met else 'MISSED'}  {text}")
-    return 0 if all(met for met, _ in found) else 1
+    return verdict(bars(rows))
 
 
 if __name__ == "__main__":

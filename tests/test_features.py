@@ -155,6 +155,13 @@ def test_two_views_need_two_kept(small, change):
         replace(FROZEN, feature_views=0)
 
 
+def test_a_step_compares_two_of_the_views_kept(small):
+    learner = build_learner(TWO_VIEWS, small, CPU)
+    features = torch.arange(3.0).view(1, 3, 1).expand(5, 3, 7)
+    pairs = {tuple(int(view()[4, 6]) for view in learner._views(features)) for _ in range(60)}
+    assert pairs == {(a, b) for a in range(3) for b in range(3) if a != b}
+
+
 # What is kept
 
 

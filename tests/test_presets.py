@@ -118,7 +118,8 @@ def test_004_has_stand_ins_for_a_cpu():
     assert (teacher.backbone, teacher.weights) == ("efficientnet-lite0", "pretrained")
     student = asdict(find_preset("004/student-fashion-mnist", "train").config())
     assert (student["backbone"], student["width"], student["frozen"]) == ("convnet3", 16, False)
-    weights = {}
+    assert (teacher.augment, student["augment"]) == ("standard", "standard")
+    weights, options = {}, {}
     for name in losses.DISTILLATION:
         preset = find_preset(f"004/{name}-fashion-mnist", "distill")
         assert "stand-in" in preset.description
@@ -126,8 +127,10 @@ def test_004_has_stand_ins_for_a_cpu():
         assert {key: config[key] for key in student} == student  # only distillation is added
         assert (config["distillation"], config["fixed_views"]) == (name, 4)
         weights[name] = config["distillation_weight"]
+        options[name] = config["distillation_options"]
     others = dict.fromkeys(("brcd", "kl", "rkd", "crcd", "packd"), 1)
     assert weights == others | {"sp": 3000, "pkt": 30000, "crd": 0.8, "sskd": 10}
+    assert options == {name: ("negatives=64",) * (name == "crcd") for name in options}
 
 
 def test_names_say_method_and_quantisation():

@@ -238,6 +238,8 @@ def test_stand_ins_scale_and_seeds():
         assert (run.config.width, run.config.fixed_views) == (16, 4)
         assert run.config.taught_by.seed == 0  # all seeds learn from one teacher
     assert [run.config.seed for run in runs] == [3, 4]
+    (run,) = plan("table 1", methods=("crcd",), bits=(32,))
+    assert run.config.distillation_options == ("negatives=64",)  # of the preset
     (run,) = plan("table 1", methods=("brcd",), bits=(32,), epochs=3)
     assert run.config.epochs == run.config.taught_by.epochs == 3
     assert [run.config.epochs for run in plan("figure 3", epochs=3)] == [3]

@@ -23,6 +23,7 @@ from hashfast.distill import DistillConfig, Teacher, distill
 from hashfast.distill.teacher import signs
 from hashfast.hashing import HashModel, TrainConfig, encode_dataset, train
 from hashfast.hashing.features import Loading, known_labels, rows_of_images
+from hashfast.hashing.learner import augmentation_name
 from hashfast.hashing.loading import resolve_device, seed_draws
 from hashfast.hashing.logs import RESULTS_FILE
 from hashfast.losses.distillation import Clusters
@@ -80,13 +81,15 @@ def bits_of_a_class(config: TrainConfig, splits: Splits, folder: Path, progress:
 def offset_positives(config: TrainConfig, splits: Splits, folder: Path, progress: bool) -> Result:
     """Adds "opr", {clusters: rate of training images whose random view is in another cluster}.
 
+    Views are those that the model was trained with.
+
     config.seed is that of views and k-means; the model is always that of seed 0.
     """
     out = _experiment_folder(folder)
     path = _trained(replace(config, seed=MODEL_SEED), splits, out, progress)
     model = _loaded(path, config, out)
     shape, device = model.model.config.image_shape, model.loading.device
-    augmentation = build_augmentation("cibhash", shape)
+    augmentation = build_augmentation(augmentation_name(config, "u2"), shape)
 
     def outputs(images: Tensor, chunk: int) -> Tensor:
         seed_draws(device, config.seed, "offset positives", chunk)

@@ -159,8 +159,8 @@ def student_runs(
     """A run a seed of a student; all learn from one teacher, except for "none", which has none.
 
     hashing: loss of teacher and student; teacher: start of its preset's name, the first of
-    `networks` if empty; options: further arguments of the distillation loss; changes: of the
-    student's preset.
+    `networks` if empty; options: arguments of the distillation loss besides those of its preset;
+    changes: of the student's preset.
     Raises ValueError for an unknown method.
     """
     kind = find_method(method)
@@ -170,7 +170,8 @@ def student_runs(
         if not kind.distillation:
             yield Run(_config(plan, source, preset, seed=seed, **changes), source, row, column)
             continue
-        given = (*kind.options, *options)
+        preset_options = find_preset(preset).settings.get("distillation_options", ())
+        given = (*preset_options, *kind.options, *options)
         config = _config(plan, source, preset, seed=seed, distillation_options=given, **changes)
         taught_by = teacher_config(plan, source, teacher, bits=bits, hashing=hashing)
         # Where it lies and what it runs on are the student's: they change no result.
