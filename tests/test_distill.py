@@ -287,6 +287,17 @@ def test_a_teacher_of_another_input_size(small, tmp_path):
         torch.testing.assert_close(shown, teacher(scaled.clamp(0, 1)))
 
 
+def test_views_are_scaled_down_as_pictures_are(small, tmp_path):
+    tiny_digits = load("digits", image_size=4)
+    splits = replace(small, **_parts(tiny_digits), image_shape=(1, 4, 4))
+    folder = teach(tmp_path / "teacher", splits, backbone="pixels", width=None)
+    rows = list(range(40))
+    seen = teacher_of(folder).outputs(small.train.batch(rows)[0])
+    with torch.no_grad():
+        expected = HashModel.from_pretrained(folder)(splits.train.batch(rows)[0])
+    assert (seen - expected).abs().max() < 0.02 * expected.std()  # rounded to 256 levels
+
+
 def _parts(large):
     return {
         "train": large.train.subset(range(0, 500, 5)).subset(range(97)),

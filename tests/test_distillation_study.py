@@ -65,19 +65,9 @@ def test_the_table_has_means_and_deviations():
     rows = [row("brcd", 0.5, 0.4), row("brcd", 0.7, 0.4, seed=1)]
     rows = [{**r, "weight": "1", "isd": 3.0, "nra": 0.25} for r in rows]
     line = study.table(rows).splitlines()[1].split()
-    assert line == [
-        "BRCD",
-        "1",
-        "0.6000",
-        "+-",
-        "0.1414",
-        "0.4000",
-        "+-",
-        "0.0000",
-        "3.00",
-        "0.250",
-        "2",
-    ]
+    assert line[:2] == ["BRCD", "1"]
+    assert line[2:8] == ["0.6000", "+-", "0.1414", "0.4000", "+-", "0.0000"]
+    assert line[8:] == ["3.00", "0.250", "2"]
 
 
 @pytest.mark.parametrize("name", study.KINDS)

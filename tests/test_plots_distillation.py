@@ -57,8 +57,8 @@ def test_distillation_bars_have_a_row_a_teacher(figures, path):
     (figure,) = figures
     first, second = figure.axes
     assert [axes.get_ylabel() for axes in figure.axes] == [
-        "mAP, teacher ViT-B/16",
-        "mAP, teacher ViT-L/16",
+        "ViT-B/16\nmAP",
+        "ViT-L/16\nmAP",
     ]
     assert [[bar.get_height() for bar in bars] for bars in first.containers] == [
         [0.5, 0.25],

@@ -352,6 +352,18 @@ def test_runs_are_shared_and_not_repeated(tmp_path, monkeypatch, trained, drawn)
     assert grid["ASHP"][0.9, 0.3] == other.ashp.map
 
 
+def test_runs_are_kept_beside_the_default_folders(tmp_path, monkeypatch, trained, drawn):
+    monkeypatch.chdir(tmp_path)
+    bars = drawn("alignment_bars")
+    reproduce("004", table="1", methods=("kl",), bits=(16,), **COMMON)
+    reproduce("004", figure="5a", methods=("kl",), bits=(16,), **COMMON)
+    assert (len(trained), len(bars)) == (2, 1)
+    names = {path.name for path in (tmp_path / "reproduce").iterdir()}
+    assert names == {"004-table-1", "004-figure-5a", "runs", "teachers", "cache"}
+    (kept,) = (tmp_path / "reproduce" / "runs").iterdir()
+    assert kept.name.startswith("kl-cibhash-original-16bits-seed0-")
+
+
 def _check_codes(out, pair, labels):
     """Codes are those of teacher and student for the same images, of the first five classes."""
     digits = small_digits()

@@ -32,7 +32,8 @@ class Command:
     ipc: tuple[int, ...] = ()
     """Condensed images a class (default: the paper's)."""
     seeds: tuple[int, ...] = ()
-    """Seeds, each a run (default: 0, of 002 and 003 0 1 2 for tables of quality)."""
+    """Seeds, each a run (default: 0; of 002 and 003 0 1 2 for tables of quality; of 004 0 to 4 for
+    Figure 6)."""
     epochs: int | None = None
     """Epochs of each run (default: the paper's)."""
     scale: float = 1.0

@@ -67,7 +67,7 @@ def distillation_bars(
     none.
     """
     check_not_empty(values, "values are", "{student: {method: mAP}}")
-    quality_bars({f"mAP, teacher {teacher}": rows for teacher, rows in values.items()}, path)
+    quality_bars({f"{teacher}\nmAP": rows for teacher, rows in values.items()}, path)
 
 
 def alignment_bars(values: Mapping[str, Mapping[str, float]], path: str | os.PathLike) -> None:

@@ -90,8 +90,8 @@ def reproduce(
     `out` (default: reproduce/002-table-3) receives table.md, table.csv, table.json, the pictures,
     and runs/ with a JSON file a run: what is in there is not done again, so that an interrupted
     call goes on where it stopped. Condensed sets are kept for all experiments: in condensed/ beside
-    the default `out`, and in another `out`. Experiments of 004 share their runs, teachers and the
-    codes of these where they have one `out`. Without `data` and `root` a small network on
+    the default `out`, and in another `out`. There are runs/, teachers/ and cache/ of 004 too, whose
+    experiments share them. Without `data` and `root` a small network on
     Fashion-MNIST stands in; see Choices for them and the other arguments.
 
     Raises ValueError for what the paper or the experiment does not have, and what loading the data,
@@ -111,6 +111,6 @@ def reproduce(
         workers=workers,
     )
     folder = Path("reproduce", f"{paper}-{name.replace(' ', '-')}") if out is None else Path(out)
-    condensed = (folder.parent if out is None else folder) / "condensed"
+    shared = folder.parent if out is None else folder
     experiment = PAPERS[paper].experiments[name]
-    return carry_out(f"{paper} {name}", experiment, chosen, folder, condensed, progress)
+    return carry_out(f"{paper} {name}", experiment, chosen, folder, shared, progress)

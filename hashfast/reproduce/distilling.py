@@ -1,8 +1,8 @@
 """What runs of paper 004 do: train a model, or a student of one, and look at their codes.
 
 As in measures.py, all take (settings, data, folder, progress) and return what JSON holds. Teachers
-are trained once for all runs of an experiment: they are kept in `teachers` in its folder, and what
-models give for whole sets in `cache`.
+are trained once for all runs of all experiments: they are kept in `teachers` beside `runs`, and
+what models give for whole sets in `cache`.
 """
 
 import sys
@@ -107,7 +107,7 @@ def offset_positives(config: TrainConfig, splits: Splits, folder: Path, progress
 
 
 def _experiment_folder(folder: Path) -> Path:
-    """Where an experiment keeps what its runs share; folder: of one of its runs."""
+    """Where experiments keep what their runs share; folder: of one of the runs."""
     return folder.parents[1]
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from hashfast._files import write_json, write_text
 from hashfast._runs import Runs
 from hashfast.data import Splits, load
+from hashfast.distill import DistillConfig
 from hashfast.reproduce.condensing import CondensedSets, Perform
 from hashfast.reproduce.identity import identity
 from hashfast.reproduce.measures import quality
@@ -45,7 +46,8 @@ class Experiment:
     network: of the paper, empty where there is none; plan: the runs, those with the same row and
     column being seeds; show: table and pictures of the results; perform: what a run does; prepare:
     changes the data, by a named function; methods, bits, ipc (images a class), seeds: those of the
-    paper, empty where there is no choice; epochs: None for those of the presets.
+    paper, empty where there is no choice; epochs: None for those of the presets; shared: its runs
+    may be those of other experiments too, and are kept beside the default folder.
     """
 
     what: str
@@ -60,6 +62,7 @@ class Experiment:
     ipc: tuple[int, ...] = ()
     seeds: tuple[int, ...] = (0,)
     epochs: int | None = None
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,13 @@ class Outcome:
 
 
 def carry_out(
-    name: str, experiment: Experiment, choices: Choices, out: Path, condensed: Path, progress: bool
+    name: str, experiment: Experiment, choices: Choices, out: Path, shared: Path, progress: bool
 ) -> Outcome:
     """Do the runs that are not yet in `out`/runs, then write table and pictures into `out`.
 
-    name: of the experiment, for the title; condensed: folder of the condensed sets. Raises what
-    `Plan`, condensing, training and plots raise; results that are whole are kept whatever happens.
+    name: of the experiment, for the title; shared: folder of the condensed sets, and of runs that
+    are shared. Raises what `Plan`, condensing, training and plots raise; results that are whole are
+    kept whatever happens.
     """
     plan = Plan(experiment, choices)
     planned = experiment.plan(plan)
@@ -101,7 +105,8 @@ def carry_out(
     if experiment.prepare:
         further["prepare"] = experiment.prepare.__name__
     out.mkdir(parents=True, exist_ok=True)
-    kept, sets, runs = Runs(out / "runs"), CondensedSets(condensed), []
+    kept = Runs((shared if experiment.shared else out) / "runs")
+    sets, runs = CondensedSets(shared / "condensed"), []
     for number, run in enumerate(planned, 1):
         heading = f"[{number}/{len(planned)}]" if progress else None
         do = partial(_do, experiment, run, splits, sets, heading)
@@ -115,6 +120,8 @@ def _label(run: Run) -> str:
     """Names a run's file, for people."""
     config = run.config
     label = f"{config.method}-{config.quantization}-{config.bits}bits-seed{config.seed}"
+    if isinstance(config, DistillConfig):
+        return f"{config.distillation}-{label}"
     if run.condensing is None:
         return label
     condensed = run.condensing.config

@@ -115,7 +115,9 @@ def _show_speed(found: Found) -> Shown:
     return Shown(speed.table, notes=(*notes, *(f"Left out: {what}." for what in speed.left_out)))
 
 
-_distillation = partial(Experiment, network=NETWORKS, perform=paradigms, prepare=ranked_as_in_paper)
+_distillation = partial(
+    Experiment, network=NETWORKS, perform=paradigms, prepare=ranked_as_in_paper, shared=True
+)
 
 # "Several representative" ones, the text says; as many as a figure has colours.
 _REPRESENTATIVE = ("none", "kl", "sp", "rkd", "crd", "packd", "brcd")
