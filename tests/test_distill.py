@@ -295,7 +295,7 @@ def test_views_are_scaled_down_as_pictures_are(small, tmp_path):
     seen = teacher_of(folder).outputs(small.train.batch(rows)[0])
     with torch.no_grad():
         expected = HashModel.from_pretrained(folder)(splits.train.batch(rows)[0])
-    assert (seen - expected).abs().max() < 0.02 * expected.std()  # rounded to 256 levels
+    assert (seen - expected).abs().max() < 0.1 * expected.std()  # rounded to 256 levels
 
 
 def _parts(large):

@@ -30,6 +30,11 @@ def small():
     return small_digits()
 
 
+class Mirrored(torch.nn.Module):
+    def forward(self, images):
+        return images.flip(3)
+
+
 def relabelled(splits, labels):
     return replace(splits, train=ArrayDataset(splits.train.images, labels))
 
@@ -77,11 +82,12 @@ def test_the_loss_gets_what_it_names(small, monkeypatch, method):
         model = learner.model
         features = model.features(images[0])
         outputs = model.head(features)
-        expected = {"u2": outputs, "features": features}
+        expected = {"u2": model(images[0].flip(3)), "features": features}
         if method == "tbh":
             expected["hidden"] = model.head.hidden(features)
         if method == "mecoq":
             expected["codebooks"] = model.head.codebooks.clone()
+    learner.second_view = Mirrored()
     learner.loss(0, images, [8])
     assert len(seen) == 1
     assert seen[0][0].equal(outputs)

@@ -7,6 +7,11 @@ if TYPE_CHECKING:
     from hashfast.index import Gallery
 
 
+def code_spaces(gallery: "Gallery") -> set[str | None]:
+    """Fingerprints of the models whose codes those of a gallery can be compared with."""
+    return {gallery.info.get("fingerprint"), *gallery.info.get("code_spaces", ())}
+
+
 def check_comparable(
     path: Path, gallery: "Gallery", other_path: Path, other: "Gallery", force: bool
 ) -> None:
@@ -17,8 +22,7 @@ def check_comparable(
             "encode one of them again, with the model of the other"
         )
     made_by, other_by = (found.info.get("fingerprint") for found in (gallery, other))
-    spaces = {made_by, *gallery.info.get("code_spaces", ())}
-    if spaces.isdisjoint({other_by, *other.info.get("code_spaces", ())}) and not force:
+    if code_spaces(gallery).isdisjoint(code_spaces(other)) and not force:
         raise ValueError(
             f"{path} was made by model {made_by} and {other_path} by {other_by}: their distances "
             "mean nothing to each other (--force goes ahead all the same)"

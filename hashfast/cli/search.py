@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from hashfast.cli._galleries import code_spaces
 from hashfast.cli._items import class_of, label_of, label_text, printable
 from hashfast.cli._run import Output, table
 
@@ -46,7 +47,7 @@ class Command:
                 f"if it was {folder}",
                 stacklevel=1,
             )
-        elif made_by not in model.code_spaces() and not self.force:
+        elif code_spaces(gallery).isdisjoint(model.code_spaces()) and not self.force:
             raise ValueError(
                 f"{self.gallery} was made by model {made_by} and {folder} is model "
                 f"{model.fingerprint()}: "

@@ -15,7 +15,11 @@ from hashfast.hashing.model import CONFIG_FILE
 CHECKPOINT_FILE = "checkpoint.pt"
 FORMAT = 2
 # Settings that may change between a run and its resumption without changing the result's meaning.
-_FREE = {"cache", "condensed", "device", "workers", "root", "evaluate_every", "tensorboard"}
+# (The teacher's folder: its fingerprint is compared.)
+_FREE = {
+    *("cache", "condensed", "device", "evaluate_every", "root", "teacher", "tensorboard"),
+    "workers",
+}
 
 
 def save_checkpoint(

@@ -1,5 +1,6 @@
 """Features of a frozen backbone, computed once and kept."""
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hashfast._cache import ArrayCache
-from hashfast.data import FileDataset, ImageDataset, Splits, UnreadableImage
+from hashfast._runs import digest
+from hashfast.data import ArrayDataset, FileDataset, ImageDataset, Splits, UnreadableImage
 from hashfast.hashing.encode import Encoded
 from hashfast.hashing.loading import batches, seed_draws
 from hashfast.hashing.model import (
@@ -183,13 +185,27 @@ def encode_features(model: HashModel, features: FeatureDataset) -> Encoded:
 
 
 def described_part(splits: Splits, part: str) -> dict[str, Any]:
-    """What tells the set called `part` from others: its protocol, and the folder its files are in.
+    """What tells the set called `part` from others: the pixels of arrays, the places of files.
 
-    Files of the same names in two folders are one protocol.
+    Raises TypeError for another kind of dataset in splits without a fingerprint.
     """
     dataset = getattr(splits, part)
-    root = os.path.realpath(dataset.root) if isinstance(dataset, FileDataset) else None
-    return {"protocol": splits.describe(), "part": part, "root": root}
+    if isinstance(dataset, ArrayDataset):
+        content = hashlib.sha256(dataset.images.cpu().numpy().tobytes()).hexdigest()
+        return {"pixels": content, "stored": list(dataset.images.shape), **_shape(dataset)}
+    if isinstance(dataset, FileDataset):
+        places = [os.path.realpath(dataset.root), *dataset.files]
+        return {"files": digest({"places": places}), **_shape(dataset)}
+    if not splits.fingerprint:
+        raise TypeError(
+            f"what is computed once for a {type(dataset).__name__} could be taken for that of "
+            "other images: give the splits a fingerprint, or hold the images in an ArrayDataset"
+        )
+    return {"protocol": splits.describe(), "part": part, **_shape(dataset)}
+
+
+def _shape(dataset: ImageDataset) -> dict[str, Any]:
+    return {"image_shape": list(dataset.image_shape)}
 
 
 def known_labels(dataset: ImageDataset) -> Tensor:

@@ -185,6 +185,8 @@ def joined_outputs(outputs: Tensor, counts: list[int]) -> Tensor:
     """Outputs of all processes, of at least float32; their gradient times their number."""
     outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
     if _distributed.is_distributed():
+        # An alias: the gradient of whatever else is made of these outputs is not multiplied.
+        outputs = outputs.view_as(outputs)
         outputs.register_hook(lambda gradient: _distributed.world() * gradient)
     return _distributed.gather_rows(outputs, counts)
 

@@ -25,12 +25,6 @@ class Network(nn.Module):
         if frozen:
             model.backbone.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> "Network":
-        super().train(mode)
-        if self.frozen:
-            self.model.backbone.eval()
-        return self
-
     def compile_parts(self) -> None:
         """Compile in place: evaluation is compiled too, and names of weights stay."""
         if self.frozen or self.extras:

@@ -140,8 +140,8 @@ class Run:
     def perform(self, state: dict[str, Any] | None) -> TrainResult:
         """Train from the start, or from a checkpoint's state, to the end."""
         self.start(state)
-        self.load()
         try:
+            self.load()
             self.fit()
             return self.finish()
         finally:
@@ -156,6 +156,9 @@ class Run:
         arrays = ArrayCache(self.config.cache)
         features = FeatureCache(self.learner.model, arrays, self.config.workers, self.progress)
         name = augmentation_name(self.config, self.learner.second)
+        if name != "none" and self.learner.second == "u_student":
+            # What the first of two views is weakened by, see training_views.
+            name = f"{name} {self.config.augment_scale}"
         drawn = name, self.config.feature_views, self.config.seed
         view = (self.learner.view, *drawn) if name != "none" else ()
         self.features, self.train_set = features, features.of(self.splits, "train", *view)
@@ -222,7 +225,7 @@ class Run:
             bar.update()
         self._share_unreadable()
         if not steps:
-            first = next(iter(self.unreadable.values()))
+            first = next(iter(self.unreadable.values()), "all but one of a batch")
             raise UnreadableImage(f"no training picture is readable, the first: {first}")
         # The last update shows in no loss of this epoch, and its weights are about to be kept.
         watch.see(step, {"weight_norm": self.learner.weight_norm()})

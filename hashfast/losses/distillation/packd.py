@@ -90,6 +90,11 @@ class PACKD(MemoryDistillation):
                 f"PACKD needs labels: call prepare(teacher_codes, labels) with class ids "
                 f"[{len(teacher)}] or multi-hot [{len(teacher)}, C], not {given}"
             )
+        if labels.dim() == 1 and bool((labels < 0).any()):
+            raise ValueError(
+                "PACKD needs a class for every image, and some labels are negative: choose a loss "
+                "that needs none, such as BRCD"
+            )
         self.memory = unit_rows(self.random_rows())
         self.seen = torch.zeros(self.size, dtype=torch.bool, device=self.memory.device)
         kept = labels.long() if labels.dim() == 1 else labels.to(torch.uint8)
