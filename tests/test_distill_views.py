@@ -340,7 +340,6 @@ def test_two_random_views_need_two_kept(small, teacher):
 # Pictures that cannot be read
 
 
-@pytest.mark.filterwarnings("ignore:.*unreadable pictures were left out")
 @pytest.mark.parametrize("frozen", [False, True])
 def test_unreadable_pictures_are_in_no_batch(tmp_path, frozen):
     splits = own_pictures(write_pictures(tmp_path / "pictures"))

@@ -293,15 +293,19 @@ def pictures(tmp_path):
 def test_unreadable_pictures_are_left_out_once(pictures, monkeypatch, tmp_path):
     config = replace(FROZEN, batch_size=6, cache=tmp_path / "cache")
     seen = encoded_features(monkeypatch)
-    with pytest.warns(UserWarning, match="unreadable pictures were left out") as warned:
+    with pytest.warns(UserWarning, match="^2 unreadable pictures were left out") as warned:
         first = run(config, splits=pictures)
-    named = [str(w.message) for w in warned if "unreadable" in str(w.message)]
-    assert sum(pictures.query.path(1) in text for text in named) == 1
+    assert len(warned) == 1
+    named = [f"item 3 ({pictures.train.path(3)}) could", f"item 1 ({pictures.query.path(1)}) could"]
+    listed = first.results["unreadable"]
+    assert [text.partition(" not")[0] for text in listed] == named
     readable = len(pictures.train) - 1, len(pictures.query) - 1
     assert sum(seen) == sum(readable)  # the database is the training set
     assert first.report.queries == readable[1]
     seen.clear()
-    again = run(config, splits=pictures)
+    with pytest.warns(UserWarning, match="^2 unreadable pictures were left out"):
+        again = run(config, splits=pictures)
+    assert again.results["unreadable"] == listed
     assert seen == []
     assert same_weights(first.model, again.model)
     assert again.report.queries == readable[1]
@@ -309,8 +313,8 @@ def test_unreadable_pictures_are_left_out_once(pictures, monkeypatch, tmp_path):
 
 def test_the_others_keep_their_place(pictures, tmp_path):
     cache = FeatureCache(fresh_model(shape=(3, 8, 8)), ArrayCache(tmp_path / "cache"))
-    with pytest.warns(UserWarning, match=r"1 unreadable .* the first: .*the file is empty"):
-        found = cache.of(pictures, "train")
+    found = cache.of(pictures, "train")
+    assert found.unreadable == {3: f"item 3 ({pictures.train.path(3)}) could not be read"}
     features, labels, indices = found.batch(range(len(found)))
     assert indices.tolist() == [i for i in range(len(found)) if i != 3]
     assert labels.equal(pictures.train.labels[indices])

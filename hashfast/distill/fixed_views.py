@@ -14,7 +14,13 @@ from hashfast.data import ArrayDataset, ImageDataset, Splits
 from hashfast.distill.objective import Objective
 from hashfast.distill.teacher import Teacher
 from hashfast.distill.views import Views, mixed, rotated
-from hashfast.hashing.features import BATCH, FeatureCache, described_part, known_labels
+from hashfast.hashing.features import (
+    BATCH,
+    FeatureCache,
+    described_part,
+    known_labels,
+    unreadable_rows,
+)
 from hashfast.hashing.loading import batches, seed_draws
 
 Make = Callable[[Tensor, Tensor], Tensor]
@@ -59,7 +65,9 @@ class FixedViews(ImageDataset):
             else features.array(splits.train, self.source)
         )
         self.inputs, self.outputs = [originals], [teacher.of(splits, "train")]
-        self.readable = torch.from_numpy(~np.isnan(self.outputs[0][:, 0]))
+        self.unreadable = unreadable_rows(self.outputs[0], splits.train)
+        self.readable = torch.ones(len(self), dtype=torch.bool)
+        self.readable[list(self.unreadable)] = False
         if objective.second_view or augmented_anchor:
             for i in range(number):
                 key = {"view": name, "number": i, "seed": seed}

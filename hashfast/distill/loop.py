@@ -184,7 +184,7 @@ class DistillRun(Run):
 
     def load(self) -> None:
         if isinstance(self.views, FixedViews):
-            self.train_set = self.views
+            self.train_set, self.unreadable = self.views, self.views.unreadable
         else:
             super().load()
 

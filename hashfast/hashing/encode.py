@@ -62,7 +62,7 @@ def encode_dataset(
             row = first_not_finite(outputs)
             if row is not None:
                 at = int(indices[row])
-                raise not_finite_error(f"item {at}{_name(dataset, at)}")
+                raise not_finite_error(f"item {at}{name_of(dataset, at)}")
             parts.append((outputs.cpu(), labels.cpu(), indices.cpu()))
             bar.update(len(images))
     if not parts:
@@ -96,6 +96,7 @@ def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def _name(dataset: ImageDataset, index: int) -> str:
+def name_of(dataset: ImageDataset, index: int) -> str:
+    """Where an item is read from, in brackets; empty for arrays."""
     path = getattr(dataset, "path", None)
     return f" ({path(index)})" if path else ""

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from hashfast._cache import ArrayCache
 from hashfast._runs import digest
 from hashfast.data import ArrayDataset, FileDataset, ImageDataset, Splits, UnreadableImage
-from hashfast.hashing.encode import Encoded
+from hashfast.hashing.encode import Encoded, name_of
 from hashfast.hashing.loading import batches, seed_draws
 from hashfast.hashing.model import (
     HashModel,
@@ -45,6 +44,8 @@ class FeatureDataset(ImageDataset):
     def __init__(self, views: Sequence[np.ndarray], dataset: ImageDataset) -> None:
         self.views, self.labels = views, known_labels(dataset)
         self.image_shape = dataset.image_shape
+        self.unreadable = unreadable_rows(views[0], dataset)
+        """Why items are in no batch, by number."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -142,14 +143,14 @@ def rows_of_images(
     """float32 [BATCH, width] of compute(images, chunk) for all images; NaN for the unreadable.
 
     Raises UnreadableImage when nothing is readable, and ValueError naming an image for which not
-    all values are finite; warns of pictures that are not readable.
+    all values are finite.
     """
-    unreadable: list[tuple[int, str]] = []
+    reasons: list[str] = []
     rows = torch.arange(len(dataset)).split(BATCH)
     loaded = batches(dataset, rows, loading.device, loading.workers)
     with tqdm(total=len(dataset), unit="img", desc=what, disable=not loading.progress) as bar:
         for chunk, (chosen, (batch, failed)) in enumerate(zip(rows, loaded, strict=True)):
-            unreadable += failed
+            reasons += [reason for _, reason in failed]
             found = torch.full((len(chosen), width), torch.nan)
             if batch is not None:
                 images, _, indices = batch
@@ -160,20 +161,18 @@ def rows_of_images(
                 found[indices.cpu() - chosen[0]] = computed
             yield found.numpy()
             bar.update(len(chosen))
-    if len(unreadable) == len(dataset):
-        raise UnreadableImage(f"no picture is readable, the first: {unreadable[0][1]}")
-    if unreadable:
-        warnings.warn(
-            f"{len(unreadable)} unreadable pictures were left out, the first: {unreadable[0][1]}",
-            stacklevel=2,
-        )
+    if len(reasons) == len(dataset):
+        raise UnreadableImage(f"no picture is readable, the first: {reasons[0]}")
+
+
+def unreadable_rows(kept: np.ndarray, dataset: ImageDataset) -> dict[int, str]:
+    """Why rows of NaN in what was computed once are there, by number."""
+    rows = np.flatnonzero(np.isnan(kept[:, 0])).tolist()
+    return {row: f"item {row}{name_of(dataset, row)} could not be read" for row in rows}
 
 
 def encode_features(model: HashModel, features: FeatureDataset) -> Encoded:
-    """Codes of a dataset from the first view of its kept features, as `encode_dataset` gives them.
-
-    Pictures that could not be read are left out without being listed.
-    """
+    """Codes of a dataset from the first view of its features, as `encode_dataset` gives them."""
     device = model.mean.device
     parts = []
     with inference(model):
@@ -181,7 +180,8 @@ def encode_features(model: HashModel, features: FeatureDataset) -> Encoded:
             found, labels, indices = features.batch(rows)
             parts.append((model.head(found[:, 0].to(device)).float().cpu(), labels, indices))
     outputs, labels, indices = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Encoded(pack(outputs), outputs, labels, indices, [])
+    unreadable = list(features.unreadable.items())
+    return Encoded(pack(outputs), outputs, labels, indices, unreadable)
 
 
 def described_part(splits: Splits, part: str) -> dict[str, Any]:

@@ -161,7 +161,8 @@ class Run:
             name = f"{name} {self.config.augment_scale}"
         drawn = name, self.config.feature_views, self.config.seed
         view = (self.learner.view, *drawn) if name != "none" else ()
-        self.features, self.train_set = features, features.of(self.splits, "train", *view)
+        kept = features.of(self.splits, "train", *view)
+        self.features, self.train_set, self.unreadable = features, kept, kept.unreadable
 
     def start(self, state: dict[str, Any] | None) -> None:
         """Continue from a checkpoint's state, if there is one, and open the log."""
