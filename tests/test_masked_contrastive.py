@@ -8,12 +8,27 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hashfast.ops import OPS, masked_contrastive
+from hashfast.ops._op import Op, _without_autocast
 from hashfast.ops.masked_contrastive import normalise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 # The package's attribute of this name is the function.
 module = sys.modules[masked_contrastive.__module__]
+
+
+@pytest.fixture(params=["kernel", "reference"], autouse=True)
+def served(request, monkeypatch):
+    """Every test runs on the compiled kernel, where there is one, and on the reference."""
+    if request.param == "reference":
+        monkeypatch.setattr(
+            Op, "__call__", lambda op, *args: _without_autocast(op.reference)(*args)
+        )
+    elif OPS["masked_contrastive"].backend("cpu") == "reference":
+        pytest.skip(OPS["masked_contrastive"].why_reference("cpu"))
+
+
+only_kernel = pytest.mark.parametrize("served", ["kernel"], indirect=True)
 
 
 def drawn(m=9, r=13, bits=5, seed=0, dtype=torch.float64):
@@ -46,7 +61,11 @@ def literal(anchors, keys, temperature, anchor_groups=None, key_groups=None, exc
 
 @pytest.mark.parametrize("masked", ["nothing", "groups", "excluded", "both"])
 @pytest.mark.parametrize("temperature", [0.3, 0.02, 0.001])
-@pytest.mark.parametrize("tile", [1, 40, 2**17])
+@pytest.mark.parametrize(
+    ("served", "tile"),
+    [("kernel", None), *(("reference", tile) for tile in (1, 40, 2**17))],
+    indirect=["served"],
+)
 def test_agrees_with_the_loop(masked, temperature, tile, monkeypatch):
     monkeypatch.setattr(module, "TILE", tile)
     anchors, keys, *masks, excluded = drawn()
@@ -70,6 +89,106 @@ def test_agrees_with_the_loop(masked, temperature, tile, monkeypatch):
         value = masked_contrastive(*lone, temperature, *masks)
         (grad,) = torch.autograd.grad((weights * value).sum(), lone[one])
         torch.testing.assert_close(grad, truth[one], rtol=1e-10, atol=1e-10)
+
+
+def dense(anchors, keys, temperature, allowed):
+    """Differentiable, all pairs at once: of the anchors that have an allowed key."""
+    unit = (torch.nn.functional.normalize(rows, eps=1e-300) for rows in (anchors, keys))
+    logits = next(unit) @ next(unit).T / temperature
+    return logits.masked_fill(~allowed, -math.inf)[allowed.any(1)].logsumexp(1)
+
+
+@only_kernel
+@pytest.mark.parametrize(
+    ("m", "r", "bits"),
+    [(5, 63, 7), (6, 64, 16), (7, 65, 33), (47, 127, 48), (49, 129, 1), (97, 1100, 3)],
+)
+@pytest.mark.parametrize("temperature", [0.3, 0.02])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_shapes_around_tiles(m, r, bits, temperature, dtype):
+    """Rows go together in sixes and 48s, columns in 64s, sums in 1024s, bits in vectors."""
+    anchors, keys, *groups, excluded = drawn(m, r, bits, dtype=dtype)
+    # The nearer the key, the later it comes: the largest logit of the first anchor keeps growing.
+    keys = keys[(keys @ anchors[0]).argsort()]
+    excluded[:, 0] = torch.arange(m)
+    groups[0][1], groups[1][:5] = 7, 7  # its own group
+    groups[0][0], groups[0][2] = 9, 2**32 + 1
+    excluded[3] = -1
+    excluded = torch.cat([excluded, excluded.new_full((m, r), -1)], 1)
+    excluded[3, :r] = torch.arange(r).flip(0)
+    allowed = groups[0].unsqueeze(1) != groups[1]
+    allowed &= (excluded.unsqueeze(1) != torch.arange(r).unsqueeze(1)).all(2)
+    assert allowed.any(1).tolist() == [i != 3 for i in range(m)]
+    weights = torch.linspace(-1, 2, m, dtype=dtype)
+    pair = [x.requires_grad_() for x in (anchors, keys)]
+    wide = [x.detach().double().requires_grad_() for x in pair]
+    got = masked_contrastive(*pair, temperature, *groups, excluded)
+    expected = dense(*wide, temperature, allowed)
+    grads = torch.autograd.grad((weights * got)[allowed.any(1)].sum(), pair)
+    truth = torch.autograd.grad((weights.double()[allowed.any(1)] * expected).sum(), wide)
+    close = (
+        {"rtol": 1e-11, "atol": 1e-11} if dtype == torch.float64 else {"rtol": 2e-6, "atol": 5e-5}
+    )
+    assert got[3] == -math.inf
+    torch.testing.assert_close(got[allowed.any(1)], expected.to(dtype), **close)
+    for ours, plain in zip(grads, truth, strict=True):
+        scale = plain.abs().max().clamp(min=1)
+        torch.testing.assert_close(ours / scale, (plain / scale).to(dtype), **close)
+    whole = torch.autograd.grad(
+        masked_contrastive(*pair, temperature, *groups, excluded), pair, weights
+    )
+    for ours, again in zip(grads, whole, strict=True):
+        torch.testing.assert_close(ours, again, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.int16, torch.int32, torch.uint8, torch.uint16, torch.bool]
+)
+def test_group_ids_of_any_integer_type(dtype):
+    anchors, keys, *groups, _ = drawn()
+    groups = [g.clamp(min=0).to(dtype) for g in groups]
+    expected = literal(anchors, keys, 0.3, *(g.long() for g in groups))
+    torch.testing.assert_close(masked_contrastive(anchors, keys, 0.3, *groups), expected)
+    if dtype != torch.uint16:  # which PyTorch compares with its own kind only
+        mixed = masked_contrastive(anchors, keys, 0.3, groups[0].long(), groups[1])
+        torch.testing.assert_close(mixed, expected)
+
+
+@only_kernel
+def test_result_does_not_depend_on_threads():
+    anchors, keys, *masks = drawn(200, 1500, 64, dtype=torch.float32)
+    pair, before = [x.requires_grad_() for x in (anchors, keys)], torch.get_num_threads()
+    found = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        value = masked_contrastive(*pair, 0.3, *masks)
+        found.append((value, *torch.autograd.grad(value.sum(), pair)))
+    torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@only_kernel
+def test_wrong_arguments_of_the_operation_are_refused():
+    anchors, keys, groups, others, excluded = drawn()
+    op = OPS["masked_contrastive"]
+    for message, arguments in {
+        "must be .M, b. and .R, b.": (anchors, keys[:, :2], None, None, None),
+        "both float64, or neither": (anchors, keys.float(), None, None, None),
+        "rows must be float64, float32": (anchors.long(), keys.long(), None, None, None),
+        "go together": (anchors, keys, groups, None, None),
+        "groups must be .9.": (anchors, keys, others, others, None),
+        "groups must be .13.": (anchors, keys, groups, groups, None),
+        "ids of groups are integers": (anchors, keys, groups.float(), others, None),
+        "excluded must be int64 .9, E.": (anchors, keys, None, None, excluded[:4]),
+        "excluded must be int64": (anchors, keys, None, None, excluded.int()),
+    }.items():
+        with pytest.raises(RuntimeError, match=message):
+            op(*arguments, 0.3, True)
+    value = op(anchors, keys, None, None, None, 0.3, False)[0]
+    for grad in (value[1:], value.float()):
+        with pytest.raises(RuntimeError, match=r"grad and logsumexp must be float64 .9."):
+            OPS["masked_contrastive_backward"](grad, value, anchors, keys, None, None, None, 0.3)
 
 
 def test_anchors_are_differentiable_where_the_operation_was_not_asked_for_it():
@@ -142,6 +261,38 @@ def test_masked_nan_leaves_gradients_alone():
     for ours, plain in zip(grads, truth, strict=True):
         torch.testing.assert_close(ours, plain)
     assert grads[1][3].eq(0).all()
+
+
+@pytest.mark.parametrize("temperature", [0.3, 0.02])
+def test_nan_without_keys_is_no_nan(temperature):
+    anchors, keys, *_ = drawn()
+    anchors[2] = math.nan
+    anchors.requires_grad_()
+    excluded = torch.full((9, 13), -1)
+    excluded[2] = torch.arange(13)
+    value = masked_contrastive(anchors, keys, temperature, excluded=excluded)
+    assert value[2] == -math.inf
+    assert value.isnan().sum() == 0
+    assert torch.autograd.grad(value, anchors, torch.ones_like(value))[0][2].eq(0).all()
+
+
+@pytest.mark.parametrize("temperature", [0.3, 0.02])
+def test_nan_of_any_bits(temperature):
+    anchors, keys, *_ = drawn(dtype=torch.float32)
+    keys[3] = torch.tensor(0x7FC00101, dtype=torch.int32).view(torch.float32)
+    assert masked_contrastive(anchors, keys, temperature).isnan().all()
+
+
+@only_kernel
+def test_many_keys_keep_their_digits():
+    """Of codes, whose few different cosines would all round the same way."""
+    anchors, keys, *_ = drawn(6, 40_000, 8, dtype=torch.float32)
+    pair = anchors.sign().requires_grad_(), keys.sign()
+    wide = pair[0].detach().double().requires_grad_(), keys.sign().double()
+    got, truth = (masked_contrastive(*p, 0.3) for p in (pair, wide))
+    torch.testing.assert_close(got.double(), truth, rtol=8e-8, atol=0)
+    grads, exact = (torch.autograd.grad(v.sum(), p[0])[0] for v, p in ((got, pair), (truth, wide)))
+    assert (grads - exact).abs().max() < 2e-5 * exact.abs().max()
 
 
 def test_non_finite_gradient_reaches_the_keys():

@@ -2,69 +2,24 @@
 // depend on the columns beside it: eight rows at a time are added as a tree, these sums in order.
 #pragma once
 
-#include "binary_wasserstein_lanes.h"
 #include "class_mmd_kernels.h"
+#include "entries.h"
 
 namespace hashfast {
-
-// Vectors of kLanes entries of a type, and the values they are computed with.
-template <class Scalar, int Bytes>
-struct Entries {  // 16-bit types
-  using Value = float;
-  using Base = Lanes<float, Bytes>;
-  using Values = typename Base::Values;
-  using Raw = typename Base::Halves;
-  static HASHFAST_INLINE Values from_raw(Raw raw) { return widened<Base>(Scalar{}, raw); }
-  static HASHFAST_INLINE Raw to_raw(Values values) { return narrowed<Base>(Scalar{}, values); }
-};
-
-template <class Floating, int Bytes>
-struct EntriesAsIs {
-  using Value = Floating;
-  using Values = typename Lanes<Floating, Bytes>::Values;
-  using Raw = Values;
-  static HASHFAST_INLINE Values from_raw(Raw raw) { return raw; }
-  static HASHFAST_INLINE Raw to_raw(Values values) { return values; }
-};
-template <int Bytes>
-struct Entries<float, Bytes> : EntriesAsIs<float, Bytes> {};
-template <int Bytes>
-struct Entries<double, Bytes> : EntriesAsIs<double, Bytes> {};
 
 template <class Scalar, int Bytes>
 struct ClassMeans {
   using E = Entries<Scalar, Bytes>;
   using Value = typename E::Value;
   using Values = typename E::Values;
-  using Raw = typename E::Raw;
   static constexpr int64_t kLanes = Bytes / sizeof(Value);
   static constexpr int64_t kVectors = kClassColumns / kLanes;
-
-  // Lanes beyond `columns` are zero.
-  static HASHFAST_INLINE Values load(const Scalar* from, int64_t columns) {
-    Raw raw{};
-    if (columns >= kLanes)
-      std::memcpy(&raw, from, sizeof(raw));
-    else
-      for (int64_t lane = 0; lane < columns; ++lane)
-        std::memcpy(reinterpret_cast<Scalar*>(&raw) + lane, from + lane, sizeof(Scalar));
-    return E::from_raw(raw);
-  }
-
-  template <class Vector>
-  static HASHFAST_INLINE void store(const Vector& vector, void* to, int64_t columns) {
-    constexpr int64_t size = sizeof(vector) / kLanes;
-    if (columns >= kLanes)
-      std::memcpy(to, &vector, sizeof(vector));
-    else
-      std::memcpy(to, &vector, columns * size);
-  }
 
   // The sum of Rows rows, one column a lane.
   template <int Rows>
   static HASHFAST_INLINE Values tree(const Scalar* const* row, int64_t column, int64_t columns) {
     if constexpr (Rows == 1)
-      return load(row[0] + column, columns);
+      return load_entries<Scalar, Bytes>(row[0] + column, columns);
     else
       return tree<Rows / 2>(row, column, columns) + tree<Rows / 2>(row + Rows / 2, column, columns);
   }
@@ -103,7 +58,7 @@ struct ClassMeans {
       const int64_t vector = column / kLanes;
       // Lanes beyond the columns are 0 - 0.
       const Values gap = real[vector] / real_count - synthetic[vector] / synthetic_count;
-      store(gap, difference + column, task.columns - column);
+      store_entries<Value, Bytes>(gap, difference + column, task.columns - column);
       squares += gap * gap;
     }
     double squared = 0;
@@ -118,9 +73,8 @@ struct ClassMeans {
     const auto scale = static_cast<Value>(task.scale);
     for (int64_t column = 0; column < task.columns; column += kLanes) {
       const int64_t left = task.columns - column;
-      Values values{};
-      std::memcpy(&values, grad + column, left >= kLanes ? sizeof(values) : left * sizeof(Value));
-      store(E::to_raw(scale * values), first + column, left);
+      const Values values = load_entries<Value, Bytes>(grad + column, left);
+      store_entries<Scalar, Bytes>(scale * values, first + column, left);
     }
     for (int64_t i = 1; i < task.count; ++i)
       std::memcpy(out + task.rows[i] * task.columns, first, task.columns * sizeof(Scalar));

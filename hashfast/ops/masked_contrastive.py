@@ -192,6 +192,7 @@ def _examples(device: str, dtype: torch.dtype) -> Iterator[tuple]:
         (9, 14, 6, True, 0.3),
         (70, 33, 32, True, 0.3),
         (20, 40, 17, True, 0.024),
+        (55, 130, 19, True, 0.024),
     ):
         anchors = torch.randn(m, bits, generator=generator, dtype=torch.float64)
         keys = torch.randn(r, bits, generator=generator, dtype=torch.float64)
@@ -226,6 +227,7 @@ masked_contrastive_backward = Op(
         keys, memory_format=torch.contiguous_format
     ),
     examples=_backward_examples,
+    compiled=("cpu",),
     triton="hashfast.kernels.masked_contrastive:backward",
 )
 
@@ -241,6 +243,7 @@ masked_contrastive_op = Op(
     reference=_reference,
     fake=_fake,
     examples=_examples,
+    compiled=("cpu",),
     triton="hashfast.kernels.masked_contrastive:forward",
     backward=_backward,
     setup_context=_setup_context,
