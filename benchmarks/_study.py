@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ class Study:
     """
 
     columns: tuple[str, ...]
-    kinds: ClassVar[dict[str, type]]
+    kinds: ClassVar[dict[str, Callable[[str], Any]]]
 
     def __init__(self, out: Path) -> None:
         self.out = out

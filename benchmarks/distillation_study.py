@@ -119,7 +119,8 @@ class Study(_study.Study):
     columns = COLUMNS
     kinds: ClassVar = {
         "seed": int,
-        **dict.fromkeys(("map_sshp", "map_ashp", "isd", "nra", "train_seconds", "seconds"), float),
+        **dict.fromkeys(("map_sshp", "map_ashp", "isd", "train_seconds", "seconds"), float),
+        "nra": lambda text: float(text or "nan"),  # the teacher has none
     }
 
     def __init__(self, out: Path, work: Path) -> None:

@@ -1,5 +1,6 @@
 """The study of distillation: what it picks, keeps and concludes; nothing is trained here."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -43,6 +44,16 @@ def test_a_run_that_is_kept_is_not_repeated(tmp_path):
     without = run._replace(row="none", weight=None)
     assert again.result(without)["weight"] == ""
     assert Recorded(tmp_path / "rows.csv", tmp_path).done.keys() == {run, without}
+
+
+def test_the_teacher_has_no_neighbours_of_its_own(tmp_path):
+    class Teacher(Recorded):
+        def perform(self, run):
+            return super().perform(run._replace(row="none")) | {"row": "teacher", "nra": math.nan}
+
+    run = study.Run("test", "teacher", None, 0)
+    Teacher(tmp_path / "rows.csv", tmp_path).result(run)
+    assert math.isnan(Recorded(tmp_path / "rows.csv", tmp_path).done[run]["nra"])
 
 
 def row(name, sshp, ashp=0.0, seed=0):

@@ -11,9 +11,9 @@
 #include <tuple>
 #include <vector>
 
-#include "../checks.h"
 #include "binary_wasserstein_kernels.h"
 #include "cpu_level.h"
+#include "floating_tensors.h"
 
 namespace hashfast {
 namespace {
@@ -32,20 +32,8 @@ const WassersteinKernels& kernels() {
   return portable::wasserstein_kernels;
 }
 
-Floating floating(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Double: return kFloat64;
-    case ScalarType::Float: return kFloat32;
-    case ScalarType::Half: return kFloat16;
-    case ScalarType::BFloat16: return kBFloat16;
-    default: break;
-  }
-  STD_TORCH_CHECK(false,
-                  "binary_wasserstein: outputs must be float64, float32, float16 or bfloat16");
-}
-
-constexpr int64_t bytes_of(Floating type) {
-  return type == kFloat64 ? 8 : type == kFloat32 ? 4 : 2;
+Floating type_of(const Tensor& outputs) {
+  return floating(outputs.scalar_type(), "binary_wasserstein: outputs");
 }
 
 // Rows [first, first + rows) and columns [column, column + columns).
@@ -53,17 +41,7 @@ Matrix part(const Tensor& tensor, int64_t first, int64_t rows, int64_t column, i
   const int64_t row_stride = tensor.stride(0), column_stride = tensor.stride(1);
   const int64_t offset = first * row_stride + column * column_stride;
   const auto* const data = static_cast<const char*>(tensor.const_data_ptr());
-  return {data + offset * bytes_of(floating(tensor)), rows, columns, row_stride, column_stride};
-}
-
-// As torch::stable::new_empty, without looking the operation up by its name at every call.
-Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  int32_t type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  AtenTensorHandle made;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(like.get(), sizes.begin(),
-                                                          static_cast<int64_t>(sizes.size()), &type,
-                                                          nullptr, nullptr, 0, nullptr, &made));
-  return Tensor(made);
+  return {data + offset * bytes_of(type_of(tensor)), rows, columns, row_stride, column_stride};
 }
 
 std::vector<int64_t> negatives_of(const Tensor& outputs, const std::optional<Tensor>& negatives,
@@ -93,7 +71,7 @@ std::tuple<Tensor, Tensor> binary_wasserstein(const Tensor& outputs,
   const int64_t n = outputs.size(0), bits = outputs.size(1);
   STD_TORCH_CHECK(n < std::numeric_limits<int32_t>::max(),
                   "binary_wasserstein: more than 2^31 - 2 rows");
-  const Floating type = floating(outputs);
+  const Floating type = type_of(outputs);
   const std::vector<int64_t> counts = negatives_of(outputs, negatives, seed);
   const bool median = !negatives && !seed && n % 2;
 
@@ -150,7 +128,7 @@ Tensor binary_wasserstein_backward(const Tensor& grad, const Tensor& outputs,
                       target.size(1) == outputs.size(1) && target.scalar_type() == ScalarType::Char,
                   "binary_wasserstein_backward: outputs are [n, bits] and target is int8 alike");
   const int64_t n = outputs.size(0), bits = outputs.size(1);
-  const Floating type = floating(outputs);
+  const Floating type = type_of(outputs);
   const ScalarType dtype = type == kFloat64 ? ScalarType::Double : ScalarType::Float;
   STD_TORCH_CHECK(
       grad.scalar_type() == dtype && (!grad.dim() || (grad.dim() == 1 && grad.size(0) == bits)),

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "binary_wasserstein_kernels.h"
-#include "binary_wasserstein_lanes.h"
+#include "lanes.h"
 
 namespace hashfast {
 

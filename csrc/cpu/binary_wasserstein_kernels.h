@@ -5,9 +5,9 @@
 
 #include <cstdint>
 
-namespace hashfast {
+#include "floating.h"
 
-enum Floating : int { kFloat64, kFloat32, kFloat16, kBFloat16, kFloatings };
+namespace hashfast {
 
 // A matrix as it lies in memory; strides count entries.
 struct Matrix {

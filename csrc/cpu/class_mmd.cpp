@@ -7,9 +7,9 @@
 #include <tuple>
 #include <vector>
 
-#include "../checks.h"
 #include "class_mmd_kernels.h"
 #include "cpu_level.h"
+#include "floating_tensors.h"
 
 namespace hashfast {
 namespace {
@@ -28,32 +28,8 @@ const ClassKernels& kernels() {
   return portable::class_kernels;
 }
 
-Floating floating(ScalarType type) {
-  switch (type) {
-    case ScalarType::Double: return kFloat64;
-    case ScalarType::Float: return kFloat32;
-    case ScalarType::Half: return kFloat16;
-    case ScalarType::BFloat16: return kBFloat16;
-    default: break;
-  }
-  STD_TORCH_CHECK(false, "class_mmd: features must be float64, float32, float16 or bfloat16");
-}
-
-constexpr int64_t bytes_of(Floating type) {
-  return type == kFloat64 ? 8 : type == kFloat32 ? 4 : 2;
-}
-constexpr ScalarType accumulator(Floating type) {
-  return type == kFloat64 ? ScalarType::Double : ScalarType::Float;
-}
-
-// As torch::stable::new_empty, without looking the operation up by its name at every call.
-Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  int32_t type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  AtenTensorHandle made;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(like.get(), sizes.begin(),
-                                                          static_cast<int64_t>(sizes.size()), &type,
-                                                          nullptr, nullptr, 0, nullptr, &made));
-  return Tensor(made);
+Floating type_of(const Tensor& features) {
+  return floating(features.scalar_type(), "class_mmd: features");
 }
 
 Tensor in_one_piece(const Tensor& tensor) {
@@ -113,7 +89,7 @@ class HASHFAST_LOCAL Features {
       : held_(features.stride(1) == 1 ? features : in_one_piece(features)),
         data_(static_cast<const char*>(held_.const_data_ptr())),
         row_stride_(held_.stride(0)),
-        bytes_(bytes_of(floating(features.scalar_type()))) {}
+        bytes_(bytes_of(type_of(features))) {}
   ClassRows of(const Classes& classes, int64_t c, int64_t column) const {
     return {data_ + column * bytes_, row_stride_, classes.rows + classes.offsets[c],
             classes.size(c)};
@@ -137,8 +113,8 @@ std::tuple<Tensor, Tensor> class_mmd(const Tensor& real, const Tensor& synthetic
   const int64_t classes = real_classes.count, columns = real.size(1);
   STD_TORCH_CHECK(synthetic_classes.count == classes, "class_mmd: ", classes, " real classes and ",
                   synthetic_classes.count, " synthetic ones");
-  const Floating type = floating(real.scalar_type());
-  const ScalarType dtype = accumulator(type);
+  const Floating type = type_of(real);
+  const ScalarType dtype = accumulator_dtype(type);
   const int64_t bytes = type == kFloat64 ? 8 : 4;
   const Features real_side(real), synthetic_side(synthetic);
 
@@ -181,9 +157,9 @@ Tensor class_mean_backward(const Tensor& grad, const Tensor& scale, const Tensor
                       rows.dim() == 1,
                   "class_mean_backward: grad must be [classes, d]");
   const int64_t n = rows.size(0), columns = grad.size(1);
-  const Floating type = floating(dtype);
-  STD_TORCH_CHECK(grad.scalar_type() == accumulator(type) &&
-                      scale.scalar_type() == accumulator(type) && scale.numel() == 1,
+  const Floating type = floating(dtype, "class_mmd: features");
+  STD_TORCH_CHECK(grad.scalar_type() == accumulator_dtype(type) &&
+                      scale.scalar_type() == accumulator_dtype(type) && scale.numel() == 1,
                   "class_mean_backward: grad and the scalar scale must be ",
                   type == kFloat64 ? "float64" : "float32");
   const Classes classes(rows, offsets, n);

@@ -1,7 +1,7 @@
 // Vectors of entries as they lie in memory, and of the values they are computed with.
 #pragma once
 
-#include "binary_wasserstein_lanes.h"
+#include "lanes.h"
 
 namespace hashfast {
 

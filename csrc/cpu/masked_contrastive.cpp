@@ -12,8 +12,8 @@
 #include <tuple>
 #include <vector>
 
-#include "../checks.h"
 #include "cpu_level.h"
+#include "floating_tensors.h"
 #include "masked_contrastive_kernels.h"
 
 namespace hashfast {
@@ -36,35 +36,10 @@ const ContrastKernels& kernels() {
   return portable::contrast_kernels;
 }
 
-Floating floating(ScalarType type) {
-  switch (type) {
-    case ScalarType::Double: return kFloat64;
-    case ScalarType::Float: return kFloat32;
-    case ScalarType::Half: return kFloat16;
-    case ScalarType::BFloat16: return kBFloat16;
-    default: break;
-  }
-  STD_TORCH_CHECK(false, "masked_contrastive: rows must be float64, float32, float16 or bfloat16");
-}
-
-constexpr int64_t bytes_of(Floating type) {
-  return type == kFloat64 ? 8 : type == kFloat32 ? 4 : 2;
-}
-constexpr Floating accumulator(Floating type) { return type == kFloat64 ? kFloat64 : kFloat32; }
-constexpr ScalarType dtype_of(Floating value) {
-  return value == kFloat64 ? ScalarType::Double : ScalarType::Float;
+Floating type_of(const Tensor& rows) {
+  return floating(rows.scalar_type(), "masked_contrastive: rows");
 }
 constexpr int64_t up_to_multiple(int64_t count, int64_t of) { return (count + of - 1) / of * of; }
-
-// As torch::stable::new_empty, without looking the operation up by its name at every call.
-Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  int32_t type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  AtenTensorHandle made;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(like.get(), sizes.begin(),
-                                                          static_cast<int64_t>(sizes.size()), &type,
-                                                          nullptr, nullptr, 0, nullptr, &made));
-  return Tensor(made);
-}
 
 // Aligned memory.
 class Room {
@@ -88,7 +63,7 @@ class HASHFAST_LOCAL Rows {
         data_(static_cast<const char*>(held_.const_data_ptr())),
         count(rows.size(0)),
         bits(rows.size(1)),
-        type(floating(rows.scalar_type())),
+        type(type_of(rows)),
         value_bytes(bytes_of(accumulator(type))),
         stride(up_to_multiple(bits, kAlignment / value_bytes)) {}
 
@@ -262,9 +237,8 @@ void check(const Tensor& anchors, const Tensor& keys, const std::optional<Tensor
   STD_TORCH_CHECK(anchors.dim() == 2 && keys.dim() == 2 && anchors.size(1) == keys.size(1) &&
                       anchors.size(1) >= 1,
                   "masked_contrastive: anchors and keys must be [M, b] and [R, b], b >= 1");
-  STD_TORCH_CHECK(
-      accumulator(floating(anchors.scalar_type())) == accumulator(floating(keys.scalar_type())),
-      "masked_contrastive: anchors and keys must be both float64, or neither");
+  STD_TORCH_CHECK(accumulator(type_of(anchors)) == accumulator(type_of(keys)),
+                  "masked_contrastive: anchors and keys must be both float64, or neither");
   STD_TORCH_CHECK(anchor_groups.has_value() == key_groups.has_value(),
                   "masked_contrastive: groups of anchors and keys go together");
 }
@@ -295,9 +269,9 @@ std::tuple<Tensor, Tensor> masked_contrastive(const Tensor& anchors, const Tenso
   const Excluded without = excluded_of(excluded, m, keys.size(0), true);
   const Columns columns(Rows(keys), ids_of(key_groups, keys.size(0)), {}, {});
   const Floating value = accumulator(rows.type);
-  Tensor logsumexp = new_empty(anchors, {m}, dtype_of(value));
-  Tensor gradient = with_gradient ? new_empty(anchors, {m, bits}, dtype_of(value))
-                                  : new_empty(anchors, {0}, dtype_of(value));
+  Tensor logsumexp = new_empty(anchors, {m}, accumulator_dtype(value));
+  Tensor gradient = with_gradient ? new_empty(anchors, {m, bits}, accumulator_dtype(value))
+                                  : new_empty(anchors, {0}, accumulator_dtype(value));
   auto* const out = static_cast<char*>(gradient.mutable_data_ptr());
   std::vector<double> found(m);
   const auto finish = [&](const Passed& passed) {
@@ -329,8 +303,8 @@ Tensor masked_contrastive_backward(const Tensor& grad, const Tensor& logsumexp,
   const int64_t m = others.count;
   const Floating value = accumulator(rows.type);
   STD_TORCH_CHECK(grad.dim() == 1 && logsumexp.dim() == 1 && grad.size(0) == m &&
-                      logsumexp.size(0) == m && grad.scalar_type() == dtype_of(value) &&
-                      logsumexp.scalar_type() == dtype_of(value),
+                      logsumexp.size(0) == m && grad.scalar_type() == accumulator_dtype(value) &&
+                      logsumexp.scalar_type() == accumulator_dtype(value),
                   "masked_contrastive_backward: grad and logsumexp must be ",
                   value == kFloat64 ? "float64" : "float32", " [", m, "]");
   const auto values = [&](const Tensor& of) {
