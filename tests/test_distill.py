@@ -477,3 +477,10 @@ def test_progress_is_shown_unless_it_is_not(folder, small, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert "teacher: 100%" in err
+
+
+def test_a_loss_of_classes_needs_two(folder, small):
+    alike = replace(small, num_classes=1)
+    config = tiny(folder, method="cibhash", distillation="packd")
+    with pytest.raises(ValueError, match=r"packd learns from classes and digits has 1: .* brcd"):
+        distilled(config, splits=alike)

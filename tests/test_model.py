@@ -433,6 +433,6 @@ def test_a_head_can_be_replaced(tmp_path):
     assert all(torch.equal(t, backbone[name]) for name, t in model.backbone.state_dict().items())
     model.save_pretrained(tmp_path)
     assert HashModel.from_pretrained(tmp_path).fingerprint() == model.fingerprint()
-    with pytest.raises(ValueError, match="unknown hash head 'mlp'"):
-        model.replace_head("mlp")
+    with pytest.raises(ValueError, match="unknown hash head 'deep'"):
+        model.replace_head("deep")
     assert model.config.head == "linear"

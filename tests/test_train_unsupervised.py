@@ -220,3 +220,15 @@ def test_arguments_and_widths_reach_the_method(small):
     assert criterion.stochastic
     assert criterion.continuous.out_features == 32
     assert criterion.quantization == "swd"
+
+
+def test_a_frozen_network_that_was_never_trained_is_told(small):
+    with pytest.warns(UserWarning, match="the frozen convnet3 was never trained"):
+        run(config_of("bihalf", frozen=True), splits=small)
+
+
+def test_collapsed_codes_are_told(small, monkeypatch):
+    real = HashModel.forward
+    monkeypatch.setattr(HashModel, "forward", lambda self, images: real(self, images) * 0 + 1)
+    with pytest.warns(UserWarning, match="collapsed: the database has 1 distinct ones for 10 clas"):
+        run(config_of("cibhash", augment="standard"), splits=small)

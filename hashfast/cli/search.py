@@ -11,6 +11,7 @@ from hashfast.cli._items import class_of, label_of, label_text, printable
 from hashfast.cli._run import Output, table
 
 if TYPE_CHECKING:
+    from hashfast.hashing import HashModel
     from hashfast.index import Gallery
 
 
@@ -51,7 +52,8 @@ class Command:
             raise ValueError(
                 f"{self.gallery} was made by model {made_by} and {folder} is model "
                 f"{model.fingerprint()}: "
-                "distances would mean nothing (--force searches all the same)"
+                f"distances would mean nothing{_why(model, made_by)} "
+                "(--force searches all the same)"
             )
         query = model.encode(list(self.image)).numpy()
         hits = self._find(gallery.index, query)
@@ -93,6 +95,17 @@ class Command:
             list(zip(distances[start:end], ids[start:end], strict=True))
             for start, end in pairwise(limits)
         ]
+
+
+def _why(model: "HashModel", made_by: str) -> str:
+    """What a student is to be told whose teacher made the gallery, and whose codes are its own."""
+    info = model.training_info
+    if info.get("teacher", {}).get("fingerprint") != made_by:
+        return ""
+    return (
+        f": it is the student's teacher, but {info['distillation']} draws codes to no teacher's; "
+        "search the gallery that the student coded"
+    )
 
 
 def _hit(gallery: "Gallery", rank: int, distance: int, row: int) -> dict[str, Any]:

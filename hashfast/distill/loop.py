@@ -105,6 +105,11 @@ def build_run(
         raise ValueError(f"the training set has {len(splits.train)} pictures; it needs {least}")
     model, base = build_model(config, splits, device)
     loss = DISTILLATION[config.distillation]
+    if "labels" in loss.needs and splits.num_classes < 2:
+        raise ValueError(
+            f"{config.distillation} learns from classes and {splits.name} has {splits.num_classes}: "
+            "choose a loss that needs none, such as brcd"
+        )
     given = read_arguments(loss, config.distillation_options, config.distillation)
     distillation = loss(config.bits, teacher.bits, **given)
     objective = Objective(
@@ -116,10 +121,8 @@ def build_run(
     )
     name = augmentation_name(config, "u_student" if "u_student" in base.needs else "u2")
     if name == "none" and (objective.second_view or config.anchor == "augmented"):
-        raise ValueError(
-            f"{config.method} with {config.distillation} looks at random views of images: choose "
-            "an augmentation"
-        )
+        who = config.distillation if objective.augmented_views else config.method
+        raise ValueError(f"{who} looks at random views of images: choose an augmentation")
     augmented = config.anchor == "augmented"
     number = config.feature_views if config.frozen else config.fixed_views
     if number == 1 and augmented and objective.second_view:
@@ -179,6 +182,7 @@ class DistillRun(Run):
     ) -> None:
         super().__init__(config, splits, learner, out, progress)
         self.teacher, self.features = teacher, features
+        self.title = config.distillation
         self.paradigms: Paradigms | None = None
         self.views, self.distillation = learner.views, learner.objective.distillation
 

@@ -18,12 +18,15 @@ from hashfast.ops import pack
 
 
 class Teacher:
-    """A trained model, and a cache of what it gives for whole sets.
+    """A trained model, and a cache of what it gives for whole sets (default: for this object).
 
     Outputs are float32 [N, bits] before sign; a row of NaN is a picture that cannot be read.
     """
 
-    def __init__(self, folder: Path, arrays: ArrayCache, loading: Loading) -> None:
+    def __init__(
+        self, folder: Path, arrays: ArrayCache | None = None, loading: Loading | None = None
+    ) -> None:
+        arrays, loading = arrays or ArrayCache(None), loading or Loading(torch.device("cpu"))
         self.model = HashModel.from_pretrained(folder, str(loading.device)).requires_grad_(False)
         self.folder, self.arrays, self.loading = folder, arrays, loading
         self.fingerprint = self.model.fingerprint()

@@ -185,7 +185,8 @@ def encode_features(model: HashModel, features: FeatureDataset) -> Encoded:
 
 
 def described_part(splits: Splits, part: str) -> dict[str, Any]:
-    """What tells the set called `part` from others: the pixels of arrays, the places of files.
+    """What tells the set called `part` from others: the pixels of arrays; of files where they are,
+    how large and when they were written.
 
     Raises TypeError for another kind of dataset in splits without a fingerprint.
     """
@@ -194,14 +195,24 @@ def described_part(splits: Splits, part: str) -> dict[str, Any]:
         content = hashlib.sha256(dataset.images.cpu().numpy().tobytes()).hexdigest()
         return {"pixels": content, "stored": list(dataset.images.shape), **_shape(dataset)}
     if isinstance(dataset, FileDataset):
-        places = [os.path.realpath(dataset.root), *dataset.files]
-        return {"files": digest({"places": places}), **_shape(dataset)}
+        root = os.path.realpath(dataset.root)
+        files = [(name, *_stamp(os.path.join(root, name))) for name in dataset.files]
+        return {"files": digest({"root": root, "files": files}), **_shape(dataset)}
     if not splits.fingerprint:
         raise TypeError(
             f"what is computed once for a {type(dataset).__name__} could be taken for that of "
             "other images: give the splits a fingerprint, or hold the images in an ArrayDataset"
         )
     return {"protocol": splits.describe(), "part": part, **_shape(dataset)}
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """Size and time of a file; zeros where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def _shape(dataset: ImageDataset) -> dict[str, Any]:

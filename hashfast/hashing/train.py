@@ -101,6 +101,12 @@ def build_model(
             f"{config.method} compares two views of an image, and the features kept are of one: "
             "choose an augmentation, and feature_views of at least 2"
         )
+    if config.frozen and config.weights is None and config.backbone != "pixels":
+        warnings.warn(
+            f"the frozen {config.backbone} was never trained, and its features say little: give it "
+            "weights",
+            stacklevel=2,
+        )
     torch.manual_seed(config.seed)
     settings = model_config(config, splits, method.head)
     if config.method in METHODS:
@@ -129,6 +135,7 @@ class Run:
     ) -> None:
         self.config, self.splits, self.learner = config, splits, learner
         self.first = _distributed.rank() == 0
+        self.title = config.method
         self.out, self.progress = out, progress and self.first
         self.log: Log | None = None
         self.train_set: ImageDataset = splits.train
@@ -186,7 +193,7 @@ class Run:
             total=self.config.epochs * self.learner.steps_per_epoch,
             initial=self.epoch * self.learner.steps_per_epoch,
             unit="step",
-            desc=f"{self.config.method} {self.config.bits} bits",
+            desc=f"{self.title} {self.config.bits} bits",
             disable=not self.progress,
         )
         with bar:
@@ -294,6 +301,13 @@ class Run:
         self.learner.optimizer.zero_grad()  # gradients take as much memory as the model returned
         evaluation = self.evaluate()
         model = self.learner.model.eval()
+        distinct = evaluation.report.distinct_codes
+        if distinct < self.splits.num_classes and self.first:
+            warnings.warn(
+                f"the codes have collapsed: the database has {distinct} distinct ones for "
+                f"{self.splits.num_classes} classes, and mAP is the order of ties",
+                stacklevel=3,
+            )
         # A picture can be in the training set and in the database.
         trained = [reason for _, reason in sorted(self.unreadable.items())]
         unreadable = list(dict.fromkeys([*trained, *evaluation.unreadable]))

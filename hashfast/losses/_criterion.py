@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hashfast.losses._functional import full_precision, warn_undefined
+from hashfast.losses._functional import check_tensor, full_precision, warn_undefined
 from hashfast.losses.quantization import resolve_quantization
 
 
@@ -129,6 +129,7 @@ class Criterion(nn.Module):
                 raise ValueError(
                     f"{type(self).__name__} needs {name}: call criterion({call}, {name}=...)"
                 )
+            check_tensor(name, value)
             if value.device != device:
                 raise ValueError(f"{name} is on {value.device}, outputs on {device}: move {name}")
             inputs[name] = full_precision(value)

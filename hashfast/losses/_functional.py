@@ -7,6 +7,27 @@ import torch
 from torch import Tensor, nn
 
 
+def check_tensor(name: str, value: object) -> None:
+    """Raise TypeError unless an input is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
+
+
+def check_codes(name: str, codes: Tensor, bits: int) -> None:
+    """Raise unless codes, or outputs before sign, are floating point [n, bits]."""
+    check_tensor(name, codes)
+    if not codes.is_floating_point():
+        raise TypeError(
+            f"{name} is {codes.dtype}; expected floating-point codes of -1 and +1 "
+            f"({name}.float()), or outputs before sign"
+        )
+    if codes.dim() != 2 or codes.shape[1] != bits:
+        raise ValueError(
+            f"{name} has shape {list(codes.shape)}; expected [n, {bits}]: build the criterion with "
+            "the lengths of the student's and the teacher's codes"
+        )
+
+
 def check_outputs(outputs: Tensor, bits: int) -> None:
     """Raise unless `outputs` is floating point [n, bits]."""
     if not isinstance(outputs, Tensor):

@@ -52,7 +52,7 @@ class UnsupervisedLoss(Criterion):
             "outputs",
             outputs.device,
             u2=u2,
-            features=None if features is None else features.detach(),
+            features=features.detach() if isinstance(features, Tensor) else features,
             hidden=hidden,
             codebooks=codebooks,
         )

@@ -5,7 +5,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hashfast.losses._functional import check_held, check_outputs, full_precision, warn_undefined
+from hashfast.losses._functional import (
+    check_codes,
+    check_held,
+    check_tensor,
+    full_precision,
+    warn_undefined,
+)
 
 
 class Distillation(nn.Module):
@@ -72,9 +78,9 @@ class Distillation(nn.Module):
         labels: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch."""
-        check_outputs(student, self.bits)
+        check_codes("student", student, self.bits)
         check_held(self, student.device)
-        check_outputs(teacher, self.teacher_bits)
+        check_codes("teacher", teacher, self.teacher_bits)
         if len(teacher) != len(student):
             raise ValueError(
                 f"{len(teacher)} rows of the teacher for {len(student)} of the student"
@@ -101,6 +107,7 @@ class Distillation(nn.Module):
             raise ValueError(
                 f"{type(self).__name__} needs {name}: call criterion(student, teacher, {name}=...)"
             )
+        check_tensor(name, value)
         if len(value) != rows:
             raise ValueError(f"{name} has {len(value)} rows; the student's codes have {rows}")
         if name == "index" and (value.dim() != 1 or value.dtype != torch.int64):

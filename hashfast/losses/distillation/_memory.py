@@ -1,6 +1,7 @@
 """What the losses with a memory of all training images share: options, embeddings, rows."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,18 @@ class MemoryDistillation(Distillation):
             )
         self.size = len(teacher)
         self._index_checked = False
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # The memories of the run that is resumed count, also before `prepare`.
+        for name, held in self.named_buffers(recurse=False):
+            stored = state_dict.get(prefix + name)
+            if stored is not None and name != "log_z" and stored.shape != held.shape:
+                setattr(self, name, stored.new_empty(stored.shape, device=held.device))
+                self.size = len(stored)
+        self._index_checked = False
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def random_rows(self) -> Tensor:
         """Rows [size, width] that are uniform in +-sqrt(3 / width): of norm 1, on average."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hashfast.losses._functional import check_outputs, unit_rows
+from hashfast.losses._functional import check_codes, unit_rows
 from hashfast.losses.distillation._base import Distillation
 from hashfast.losses.distillation.clusters import Clusters, Criteria, choose_k, nearest
 from hashfast.ops import masked_contrastive
@@ -131,7 +131,7 @@ class BRCD(Distillation):
         Of outputs before sign the signs count; labels are ignored. Raises ValueError where the
         clusters given to `use` are of another number of images.
         """
-        check_outputs(teacher, self.bits)
+        check_codes("teacher", teacher, self.bits)
         if self._given:
             if len(teacher) != len(self.pseudo_labels):
                 raise ValueError(
@@ -140,6 +140,12 @@ class BRCD(Distillation):
                 )
             return
         codes = teacher.detach().sign()
+        if not teacher.isfinite().all():
+            raise ValueError("the teacher's codes are not all finite: check the teacher")
+        if ((codes == 0) | (teacher == 1)).all() and (codes == 0).any():
+            raise ValueError(
+                "the teacher's codes are 0 and 1; expected -1 and +1, which 2 * codes - 1 gives"
+            )
         k = self.k if isinstance(self.k, int) else choose_k(codes, by=self.k, seed=self.seed)
         self._take(Clusters.fit(codes, k, self.seed))
 

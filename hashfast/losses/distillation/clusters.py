@@ -27,7 +27,7 @@ _SILHOUETTE_ROWS = 2000  # drawn of the codes: the coefficient needs all distanc
 Criteria = Literal["elbow", "silhouette"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Clusters:
     """k clusters of codes of b bits (He et al., WWW 2024, section 4.2 and equation 8).
 
@@ -58,6 +58,9 @@ class Clusters:
                 f"{list(self.labels.shape)}; expected {list(self.centres.shape)} as the centres, "
                 "and one label an image"
             )
+
+    def __repr__(self) -> str:
+        return f"Clusters(k={self.k}, bits={self.bits}, images={len(self.labels)})"
 
     @property
     def k(self) -> int:
@@ -99,7 +102,14 @@ class Clusters:
         return self.expectations >= delta
 
     def assign(self, codes: Tensor) -> Tensor:
-        """The cluster of each code [n, b], by the nearest centre (the first of equal ones)."""
+        """The cluster of each code [n, b], by the nearest centre (the first of equal ones).
+
+        Raises ValueError for codes of another length.
+        """
+        if codes.dim() != 2 or codes.shape[1] != self.bits:
+            raise ValueError(
+                f"codes have shape {list(codes.shape)}; the clusters are of {self.bits} bits"
+            )
         return nearest(codes, self.centres)
 
     def inertia(self, codes: Tensor) -> float:
