@@ -107,8 +107,8 @@ def build_run(
     loss = DISTILLATION[config.distillation]
     if "labels" in loss.needs and splits.num_classes < 2:
         raise ValueError(
-            f"{config.distillation} learns from classes and {splits.name} has {splits.num_classes}: "
-            "choose a loss that needs none, such as brcd"
+            f"{config.distillation} learns from classes and {splits.name} has "
+            f"{splits.num_classes}: choose a loss that needs none, such as brcd"
         )
     given = read_arguments(loss, config.distillation_options, config.distillation)
     distillation = loss(config.bits, teacher.bits, **given)
