@@ -4,12 +4,12 @@ import math
 from typing import Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hashfast.losses._base import HashLoss
 from hashfast.losses._functional import multi_hot, unit_rows
 from hashfast.losses.quantization import QuantizationOptions
+from hashfast.ops import masked_contrastive
 
 
 class DHD(HashLoss):
@@ -62,16 +62,23 @@ class DHD(HashLoss):
     def similarity_terms(
         self, outputs: Tensor, labels: Tensor, u_student: Tensor
     ) -> dict[str, Tensor]:
-        proxies = unit_rows(self.proxies.to(outputs.dtype))
-        logits = unit_rows(outputs) @ proxies.T / self.tau
-        if labels.dim() == 1:
-            proxy = F.cross_entropy(logits, labels.long())
-        else:
-            positive = multi_hot(labels, self.num_classes, outputs.dtype)
-            proxy = F.cross_entropy(logits, positive / positive.sum(1, keepdim=True).clamp(min=1))
+        proxy = self._proxy_entropy(outputs, labels).mean()
         distilled = (1 - (unit_rows(u_student) * unit_rows(outputs.detach())).sum(1)).mean()
         self.record(proxy=proxy, distillation=distilled)
         return {"proxy": proxy, "distillation": self.distill_weight * distilled}
+
+    def _proxy_entropy(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """HP of each image, [n], without the matrix of its cosines with all proxies."""
+        proxies = self.proxies.to(outputs.dtype)
+        normaliser = masked_contrastive(outputs, proxies, self.tau)
+        proxies = unit_rows(proxies)
+        if labels.dim() == 1:
+            wanted = proxies[labels.long()]
+        else:
+            positive = multi_hot(labels, self.num_classes, outputs.dtype)
+            share = positive / positive.sum(1, keepdim=True).clamp(min=1)
+            wanted, normaliser = share @ proxies, share.sum(1) * normaliser
+        return normaliser - (unit_rows(outputs) * wanted).sum(1) / self.tau
 
     def original_quantization(self, outputs: Tensor, u_student: Tensor) -> Tensor:
         target = (outputs.detach().sign() + 1) / 2
