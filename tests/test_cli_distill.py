@@ -73,7 +73,7 @@ def test_what_is_said_and_written(teacher, capsys, tmp_path):
     assert f"alignment   {written['isd']:.2f} of 8 bits differ, NRA@100" in shown
     assert f"{written['nra@100']:.3f} (training set)" in shown
     assert f"written to  {out}" in lines
-    assert "csq 8 bits: 100%" in said
+    assert "brcd 8 bits: 100%" in said
     assert {path.name for path in out.iterdir() if path.is_dir()} == {
         "database-sshp",
         "database-ashp",
@@ -127,7 +127,8 @@ def test_codes_that_are_not_the_teachers_are_refused(stranger, picture, capsys, 
     arguments = ["search", gallery, "--image", picture, "--model", stranger]
     status, out, err = call(capsys, *arguments)
     assert (status, out) == (1, "")
-    assert "distances would mean nothing (--force searches all the same)" in err
+    assert "distances would mean nothing: it is the student's teacher, but rkd draws codes" in err
+    assert "(--force searches all the same)" in err
     assert len(answer(capsys, *arguments, "--force")["results"][0]["hits"]) == 10
     # Its own are searched as ever.
     own = ["search", stranger / "database-sshp", "--image", picture]
