@@ -7,7 +7,7 @@ import torch
 
 from hashfast import _distributed
 from hashfast._cache import ArrayCache
-from hashfast.data import CondensedSet, Splits, load
+from hashfast.data import Splits
 from hashfast.distill.config import DistillConfig
 from hashfast.distill.fixed_views import FixedViews
 from hashfast.distill.galleries import save_galleries
@@ -23,7 +23,7 @@ from hashfast.hashing.features import FeatureCache, Loading, known_labels
 from hashfast.hashing.learner import augmentation_name
 from hashfast.hashing.loading import resolve_device, seed_draws
 from hashfast.hashing.methods import read_arguments
-from hashfast.hashing.train import Run, build_model, steps_per_epoch
+from hashfast.hashing.train import Run, build_model, load_splits, steps_per_epoch
 from hashfast.losses import BRCD, DISTILLATION
 from hashfast.metrics import Report
 
@@ -69,10 +69,7 @@ def distill(
     if config.tensorboard and out is None:
         raise ValueError("tensorboard=True writes into the run's folder: name one by out")
     with _distributed.setup(resolve_device(config.device)) as device:
-        if splits is None:
-            splits = load(config.data, config.root, config.split_seed, config.image_size)
-        if config.condensed is not None:
-            splits = CondensedSet.load(config.condensed).in_place_of_training_set(splits)
+        splits = load_splits(config, splits)
         shown = progress and _distributed.rank() == 0
         arrays = ArrayCache(config.cache)
         teacher = Teacher(config.teacher, arrays, Loading(device, config.workers, shown))
@@ -80,8 +77,7 @@ def distill(
         state = None
         if out is not None:
             out = Path(out)
-            described = splits.describe() | {"teacher": teacher.fingerprint}
-            state = find_run(out, config, described, resume)
+            state = find_run(out, config, _described(splits, teacher), resume)
         run = build_run(config, splits, teacher, arrays, out, progress)
         result = run.perform(state)
         ashp = run.paradigms and run.paradigms.ashp
@@ -100,9 +96,6 @@ def build_run(
 ) -> "DistillRun":
     """Everything that learns, drawn from the seed, and the views it learns from."""
     device = teacher.loading.device
-    least = min(2, config.batch_size)
-    if len(splits.train) < least:
-        raise ValueError(f"the training set has {len(splits.train)} pictures; it needs {least}")
     model, base = build_model(config, splits, device)
     loss = DISTILLATION[config.distillation]
     if "labels" in loss.needs and splits.num_classes < 2:
@@ -193,7 +186,7 @@ class DistillRun(Run):
             super().load()
 
     def described(self) -> dict[str, Any]:
-        return super().described() | {"teacher": self.teacher.fingerprint}
+        return _described(self.splits, self.teacher)
 
     def evaluate(self) -> Evaluation:
         self.paradigms = evaluate_paradigms(
@@ -250,6 +243,11 @@ class DistillRun(Run):
                 "aligned": DISTILLATION[self.config.distillation].aligns,
             },
         }
+
+
+def _described(splits: Splits, teacher: Teacher) -> dict[str, Any]:
+    """What a run was trained on and by whom, which a resumed one must find again."""
+    return splits.describe() | {"teacher": teacher.fingerprint}
 
 
 def _check_teacher(teacher: Teacher, splits: Splits, bits: int) -> None:

@@ -64,10 +64,7 @@ def train(
     if config.tensorboard and out is None:
         raise ValueError("tensorboard=True writes into the run's folder: name one by out")
     with _distributed.setup(resolve_device(config.device)) as device:
-        if splits is None:
-            splits = load(config.data, config.root, config.split_seed, config.image_size)
-        if config.condensed is not None:
-            splits = CondensedSet.load(config.condensed).in_place_of_training_set(splits)
+        splits = load_splits(config, splits)
         state = None
         if out is not None:
             out = Path(out)
@@ -76,11 +73,17 @@ def train(
         return Run(config, splits, learner, out, progress).perform(state)
 
 
+def load_splits(config: TrainConfig, splits: Splits | None = None) -> Splits:
+    """What a run trains on and is evaluated on; `splits` overrides loading `config.data`."""
+    if splits is None:
+        splits = load(config.data, config.root, config.split_seed, config.image_size)
+    if config.condensed is not None:
+        splits = CondensedSet.load(config.condensed).in_place_of_training_set(splits)
+    return splits
+
+
 def build_learner(config: TrainConfig, splits: Splits, device: torch.device) -> Learner:
     """Everything that learns, drawn from the seed, for data that has been checked."""
-    least = min(2, config.batch_size)
-    if len(splits.train) < least:
-        raise ValueError(f"the training set has {len(splits.train)} pictures; it needs {least}")
     model, criterion = build_model(config, splits, device)
     return Learner(config, model, criterion, device, steps_per_epoch(config, splits))
 
@@ -88,7 +91,10 @@ def build_learner(config: TrainConfig, splits: Splits, device: torch.device) -> 
 def build_model(
     config: TrainConfig, splits: Splits, device: torch.device
 ) -> tuple[HashModel, HashLoss | UnsupervisedLoss]:
-    """The model and its loss, drawn from the seed."""
+    """The model and its loss, drawn from the seed, for data that has been checked."""
+    least = min(2, config.batch_size)
+    if len(splits.train) < least:
+        raise ValueError(f"the training set has {len(splits.train)} pictures; it needs {least}")
     method = find_method(config.method)
     if method.head == "bn" and config.batch_size == 1:
         raise ValueError(
