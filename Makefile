@@ -7,13 +7,17 @@ EXTRAS := test,lint,plot,bench,train,demo
 NATIVE := $(wildcard csrc/*.h csrc/*.cuh csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 LIBRARY := hashfast/_C.abi3.so
 
-.PHONY: demo test lint format build bench docs clean data FORCE
+.PHONY: demo test test-milvus test-ray lint format build bench docs clean data FORCE
 
 demo: build
 	$(BIN)/hashfast demo --out demo
 
 test: build data
 	$(BIN)/python -m pytest $(ARGS)
+
+# Libraries that want other versions, or bring much along, have environments of their own.
+test-milvus test-ray: test-%: build .venv-%/.dependencies
+	.venv-$*/bin/python -m pytest -m $* $(ARGS)
 
 lint: $(VENV)/.dependencies
 	$(BIN)/ruff check .
@@ -32,6 +36,8 @@ bench: build
 	$(BIN)/python benchmarks/bench_ops.py
 	$(BIN)/python benchmarks/bench_hswd.py
 	$(BIN)/python benchmarks/bench_search.py
+	$(BIN)/python benchmarks/bench_multi_hash.py
+	$(BIN)/python benchmarks/bench_planner.py
 	$(BIN)/python benchmarks/bench_metrics.py
 	$(BIN)/python benchmarks/bench_pairs.py
 	$(BIN)/python benchmarks/plot.py
@@ -51,6 +57,21 @@ $(VENV)/.dependencies: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -c constraints.txt -r $(VENV)/requirements.txt
 	@touch $@
 
+# Version 3 of Milvus Lite has no binary vectors; version 2 wants pkg_resources of old setuptools.
+.venv-milvus/.dependencies: ALSO := milvus-lite 'setuptools<80'
+
+# Laid over .venv, whose packages (torch above all) are not installed twice.
+.venv-%/.dependencies: $(VENV)/.dependencies
+	$(BIN)/python -m venv --clear .venv-$*
+	packages() { $$1 -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
+	    echo "import site; site.addsitedir('$$(packages $(BIN)/python)')" \
+	    > $$(packages .venv-$*/bin/python)/layered.pth
+	grep -v '^setuptools=' constraints.txt > .venv-$*/constraints.txt
+	$(BIN)/python scripts/requirements.py $* > .venv-$*/requirements.txt
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -c .venv-$*/constraints.txt -r .venv-$*/requirements.txt $(ALSO)
+	@touch $@
+
 # What the build depends on besides files; rewritten only when it changes.
 SETTINGS := $(HASHFAST_CUDA) $(TORCH_CUDA_ARCH_LIST) $(CUDA_HOME) $(shell command -v nvcc)
 $(VENV)/.settings: FORCE | $(BIN)/python
@@ -58,7 +79,7 @@ $(VENV)/.settings: FORCE | $(BIN)/python
 
 $(LIBRARY): $(NATIVE) setup.py $(VENV)/.dependencies $(VENV)/.settings
 	@command -v c++ >/dev/null || scripts/system-packages g++
-	rm -f hashfast/_C*.abi3.so
+	rm -f hashfast/_C*.so hashfast/_index*.so
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -68,5 +89,5 @@ docs: build
 	$(BIN)/sphinx-build -q -W --keep-going docs build/docs
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info hashfast/*.so demo
+	rm -rf $(VENV) .venv-* build dist *.egg-info hashfast/*.so demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,10 +2,10 @@
 
 hashfast._C       CPU kernels, always built
 hashfast._C_cuda  CUDA kernels, built when torch has CUDA and a toolkit is found
-hashfast._index   pybind11 module of csrc/index, built when there is one
+hashfast._index   pybind11 module of csrc/index, always built
 
 HASHFAST_CUDA=auto (default) builds what it can and says what it decided, 0 leaves the CUDA kernels
-out, 1 insists on them. TORCH_CUDA_ARCH_LIST chooses the GPU architectures. Both libraries use
+out, 1 insists on them. TORCH_CUDA_ARCH_LIST chooses the GPU architectures. The kernels use
 torch's stable ABI, so one build loads on torch 2.11 and later.
 """
 
@@ -51,6 +51,7 @@ blackwell = ";10.0" if version >= (12, 8) else ""
 os.environ.setdefault("TORCH_CUDA_ARCH_LIST", f"7.5;8.0;9.0{blackwell}+PTX")
 
 import torch  # noqa: E402
+from pybind11.setup_helpers import Pybind11Extension  # noqa: E402
 from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # noqa: E402
 
 
@@ -73,12 +74,15 @@ extensions = [
     )
 ]
 
-# pybind11 modules, which know nothing of torch; they are built for one version of Python.
-index = sources("index", ".cpp")
-if index:
-    from pybind11.setup_helpers import Pybind11Extension
-
-    extensions.append(Pybind11Extension("hashfast._index", index, cxx_std=20))
+# Knows nothing of torch; pybind11 modules are built for one version of Python.
+extensions.append(
+    Pybind11Extension(
+        "hashfast._index",
+        sources("index", ".cpp"),
+        extra_compile_args=["-O3", "-g0", "-std=c++20", "-Wall", "-Wno-unknown-pragmas"],
+        depends=headers(),
+    )
+)
 
 mode = os.environ.get("HASHFAST_CUDA", "auto")
 if mode not in ("auto", "0", "1"):
@@ -107,8 +111,4 @@ if mode == "1" and not decision.startswith("on"):
     sys.exit(f"HASHFAST_CUDA=1, but CUDA kernels are {decision}")
 print(f"hashfast: torch {torch.__version__}; CUDA kernels {decision}", file=sys.stderr)
 
-setup(
-    ext_modules=extensions,
-    cmdclass={"build_ext": BuildExtension},
-    options={} if index else {"bdist_wheel": {"py_limited_api": "cp311"}},
-)
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildExtension})

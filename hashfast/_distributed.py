@@ -1,14 +1,14 @@
-"""One training over several processes: who is who, and rows of all of them gathered.
+"""Several processes that work as one: who is who, rows of all gathered, errors of one for all.
 
 Everything here also works in a single process, where nothing is exchanged.
 """
 
 import atexit
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,10 +16,14 @@ from torch import Tensor
 
 _TIMEOUT = timedelta(minutes=30)
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# Errors that are raised as what they are in processes where they did not happen; others there are a
+# RuntimeError.
+_KINDS = (FileNotFoundError, OSError, MemoryError, ImportError, IndexError, TypeError, ValueError)
+_Value = TypeVar("_Value")
 
 
 def is_distributed() -> bool:
-    """Whether several processes train together."""
+    """Whether several processes work together."""
     return world() > 1
 
 
@@ -51,11 +55,8 @@ def setup(device: torch.device) -> Iterator[torch.device]:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=_TIMEOUT)
         atexit.register(_leave)
-    elif "gloo" not in dist.get_backend_config():
-        raise ValueError(
-            f"the process group's backend is {dist.get_backend_config()}, which carries no tensors "
-            'of the CPU: init_process_group("cpu:gloo,cuda:nccl")'
-        )
+    else:
+        check_group()
     try:
         yield device
     except BaseException:
@@ -63,6 +64,15 @@ def setup(device: torch.device) -> Iterator[torch.device]:
         if device.type != "cuda":
             _leave()
         raise
+
+
+def check_group() -> None:
+    """Raise ValueError for a process group that cannot carry tensors of the CPU."""
+    if is_distributed() and "gloo" not in dist.get_backend_config():
+        raise ValueError(
+            f"the process group's backend is {dist.get_backend_config()}, which carries no tensors "
+            'of the CPU: init_process_group("cpu:gloo,cuda:nccl")'
+        )
 
 
 def barrier() -> None:
@@ -109,9 +119,73 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
+def from_first(make: Callable[[], _Value]) -> _Value:
+    """What `make()` gives in the first process, small and picklable, for all of them.
+
+    Where it raises, all processes do: the others the same kind of error, saying whose it was.
+    """
+    if not is_distributed():
+        return make()
+    if rank() == 0:
+        try:
+            value = make()
+        except Exception as error:
+            dist.broadcast_object_list([(_described(error), None)])
+            raise
+        dist.broadcast_object_list([(None, value)])
+        return value
+    sent: list[Any] = [None]
+    dist.broadcast_object_list(sent)
+    failure, value = sent[0]
+    if failure is not None:
+        raise _error_of(0, failure)
+    return value
+
+
+def rows_from_first(rows: Tensor) -> Tensor:
+    """The first process's rows in all: those given there, and received into those given elsewhere.
+
+    They have one shape and dtype everywhere, and lie on one kind of device.
+    """
+    if is_distributed() and rows.numel():
+        rows = rows.contiguous()
+        dist.broadcast(rows, 0)
+    return rows
+
+
+@contextmanager
+def all_or_none() -> Iterator[None]:
+    """A block in which no process waits for another: an error in one is raised in all at its end.
+
+    Without it the others would wait, until the time limit of the process group, for one that does
+    not come. They raise the same kind of error, saying whose it was.
+    """
+    failed: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failed = error
+    if any(gather_counts(int(failed is not None))):
+        failures = gather_objects(None if failed is None else _described(failed))
+        if failed is None:
+            failed = next(_error_of(r, f) for r, f in enumerate(failures) if f is not None)
+        raise failed
+
+
 def own_share(rows: Tensor) -> Tensor:
     """This process's part of rows that all share: consecutive, sizes differ by one at most."""
     return rows.tensor_split(world())[rank()]
+
+
+def _described(error: Exception) -> tuple[type[Exception], str]:
+    """The kind and the message of an error: not all errors themselves can be sent."""
+    kind = next((kind for kind in _KINDS if isinstance(error, kind)), RuntimeError)
+    return kind, str(error) or type(error).__name__
+
+
+def _error_of(process: int, failure: tuple[type[Exception], str]) -> Exception:
+    kind, message = failure
+    return kind(f"process {process}: {message}")
 
 
 def _initialized() -> bool:

@@ -1,11 +1,14 @@
 """Loads the compiled libraries; `MISSING` keeps why one is not there.
 
 `_C` holds the CPU kernels, `_C_cuda` the CUDA ones. They register themselves with PyTorch's
-dispatcher when loaded, so there is nothing to import from them.
+dispatcher when loaded, so there is nothing to import from them. `_index`, which knows nothing of
+torch, is a module of its own.
 """
 
+import importlib
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,3 +30,14 @@ def _load(name: str) -> None:
 
 for _name in LIBRARIES:
     _load(_name)
+
+
+def index() -> Any:
+    """The compiled module of multi-index hashing; raises ImportError saying how to get it."""
+    try:
+        return importlib.import_module("hashfast._index")
+    except ImportError as error:
+        raise ImportError(
+            f"the compiled module hashfast._index cannot be loaded ({error}): build the package "
+            "again, `make build` in a checkout or `pip install -e .`"
+        ) from error

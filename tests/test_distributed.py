@@ -1,13 +1,12 @@
 """Two processes train as one would: rows gathered, gradients, whole runs, and failures."""
 
-import multiprocessing
 import os
-import socket
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import process_runs
 import pytest
 import torch
 from distill_runs import distilled, encoded_features, teach, tiny
@@ -45,37 +44,7 @@ WORLD = 2
 CPU = torch.device("cpu")
 
 
-def together(function, folder, *arguments):
-    """Results of function(*arguments) in two processes; [None] where one failed."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hashfast.hashing", "pytest", "sklearn.datasets"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [
-        context.Process(target=_process, args=(rank, port, function, folder, arguments))
-        for rank in range(WORLD)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode is not None, "a process hangs"
-    return [
-        torch.load(folder / f"rank{rank}.pt", weights_only=False) if process.exitcode == 0 else None
-        for rank, process in enumerate(processes)
-    ]
-
-
-def _process(rank, port, function, folder, arguments):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    try:
-        torch.save(function(*arguments), folder / f"rank{rank}.pt")
-    except BaseException as error:
-        (folder / f"rank{rank}.txt").write_text(repr(error))
-        raise
+together = partial(process_runs.together, WORLD)
 
 
 # Rows

@@ -10,26 +10,33 @@ from hamming_oracle import assert_same, brute_force, brute_force_range, random_c
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from index_examples import index_of
+from index_examples import every_index, index_of
 
-from hashfast import IndexBinaryFlat, load_index
+from hashfast import IndexBinaryFlat, IndexBinaryMultiHash, load_index
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def test_adding_and_forgetting():
-    codes = random_codes(300)
+def test_memory_grows_by_factors():
+    codes, moves, start = random_codes(300), 0, None
     index = IndexBinaryFlat(64)
-    assert (index.d, index.code_size, index.ntotal, index.is_trained) == (64, 8, 0, True)
-    moves, start = 0, None
     for i in range(300):
         index.add(codes[i : i + 1])
         moves += index.codes.ctypes.data != start
         start = index.codes.ctypes.data
-    assert len(index) == index.ntotal == 300
-    assert moves < 20  # memory grows by factors
-    np.testing.assert_array_equal(index.codes, codes)
+    assert moves < 20
     assert not index.codes.flags.writeable
+
+
+@every_index
+def test_adding_and_forgetting(kind):
+    codes = random_codes(300)
+    index = kind(64)
+    assert (index.d, index.code_size, index.ntotal, index.is_trained) == (64, 8, 0, True)
+    for i in range(300):
+        index.add(codes[i : i + 1])
+    assert len(index) == index.ntotal == 300
+    np.testing.assert_array_equal(index.codes, codes)
     index.add(index.codes)
     np.testing.assert_array_equal(index.codes, np.concatenate([codes, codes]))
     index.reset()
@@ -38,9 +45,10 @@ def test_adding_and_forgetting():
     assert index.ntotal == 300
 
 
-def test_reconstruct():
+@every_index
+def test_reconstruct(kind):
     codes = random_codes(5)
-    index = index_of(codes)
+    index = index_of(codes, kind=kind)
     copy = index.reconstruct(3)
     assert copy.tolist() == codes[3].tolist()
     copy[:] = 0
@@ -48,7 +56,7 @@ def test_reconstruct():
     for missing in (-1, 5):
         with pytest.raises(IndexError, match=f"id {missing} is not in this index of 5 codes"):
             index.reconstruct(missing)
-    index = IndexBinaryFlat(64)
+    index = kind(64)
     index.add_with_ids(codes, [9, 8, 9, -3, 2**40])
     assert index.ids.tolist() == [9, 8, 9, -3, 2**40]
     assert index.reconstruct(9).tolist() == codes[2].tolist()  # repeated: the last one
@@ -57,9 +65,10 @@ def test_reconstruct():
         index.reconstruct(0)
 
 
-def test_ids_are_checked():
+@every_index
+def test_ids_are_checked(kind):
     codes = random_codes(3)
-    index = IndexBinaryFlat(64)
+    index = kind(64)
     for ids, error, message in [
         ([1, 2], ValueError, r"shape \(2,\); expected one id per code, \(3,\)"),
         ([1.0, 2.0, 3.0], TypeError, "ids is float64; expected integers"),
@@ -73,15 +82,16 @@ def test_ids_are_checked():
     with pytest.raises(ValueError, match="use add_with_ids"):
         index.add(codes)
     with pytest.raises(ValueError, match="numbers its 3 codes itself: use add"):
-        index_of(codes).add_with_ids(codes, [1, 2, 3])
+        index_of(codes, kind=kind).add_with_ids(codes, [1, 2, 3])
 
 
 # ---- removing ------------------------------------------------------------------------------
 
 
-def test_removing_moves_later_rows_up():
+@every_index
+def test_removing_moves_later_rows_up(kind):
     codes = random_codes(6)
-    index = index_of(codes)
+    index = index_of(codes, kind=kind)
     assert index.remove_ids([4, 1, 1, -1, 6, 2**40]) == 2
     np.testing.assert_array_equal(index.codes, codes[[0, 2, 3, 5]])
     assert index.ids.tolist() == [0, 1, 2, 3]
@@ -95,9 +105,10 @@ def test_removing_moves_later_rows_up():
     index.add_with_ids(codes, range(6))
 
 
-def test_removing_ids_of_ones_own():
+@every_index
+def test_removing_ids_of_ones_own(kind):
     codes = random_codes(6)
-    index = index_of(codes, ids=[7, -3, 7, 2**62, 0, -3])
+    index = index_of(codes, ids=[7, -3, 7, 2**62, 0, -3], kind=kind)
     assert index.remove_ids(np.array([7, 5, 0], np.int32)) == 3
     assert index.ids.tolist() == [-3, 2**62, -3]
     np.testing.assert_array_equal(index.codes, codes[[1, 3, 5]])
@@ -108,10 +119,11 @@ def test_removing_ids_of_ones_own():
     assert index.ids.tolist() == list(range(6))
 
 
+@every_index
 @pytest.mark.parametrize("ids", [None, [5, 6, 7, 8, 9]])
-def test_removing_is_all_or_nothing(ids):
+def test_removing_is_all_or_nothing(kind, ids):
     codes = random_codes(5)
-    index = index_of(codes, ids=ids)
+    index = index_of(codes, ids=ids, kind=kind)
     view, before = index.codes, index.ids
     for bad, error, message in [
         ([1.5], TypeError, "ids is float64; expected integers"),
@@ -128,10 +140,11 @@ def test_removing_is_all_or_nothing(ids):
     np.testing.assert_array_equal(view, codes)  # arrays handed out before stay as they were
 
 
-def test_reconstructing_a_run_of_ids():
+@every_index
+def test_reconstructing_a_run_of_ids(kind):
     codes = random_codes(5)
-    np.testing.assert_array_equal(index_of(codes).reconstruct_n(1, 3), codes[1:4])
-    index = index_of(codes, ids=[3, 2**63 - 1, 5, 4, 3])
+    np.testing.assert_array_equal(index_of(codes, kind=kind).reconstruct_n(1, 3), codes[1:4])
+    index = index_of(codes, ids=[3, 2**63 - 1, 5, 4, 3], kind=kind)
     np.testing.assert_array_equal(index.reconstruct_n(3, 3), codes[[4, 3, 2]])
     assert index.reconstruct(2**63 - 1).tolist() == codes[1].tolist()
     assert index.reconstruct_n(9, 0).shape == (0, 8)
@@ -142,7 +155,7 @@ def test_reconstructing_a_run_of_ids():
         with pytest.raises(IndexError, match=f"id {missing or first} is not in this index of 5"):
             index.reconstruct_n(first, n)
     with pytest.raises(IndexError, match="id 5 is not in this index of 5 codes"):
-        index_of(codes).reconstruct_n(3, 3)
+        index_of(codes, kind=kind).reconstruct_n(3, 3)
     with pytest.raises(ValueError, match="n is -1; expected at least 0"):
         index.reconstruct_n(3, -1)
 
@@ -155,10 +168,12 @@ IDS = st.integers(-3, 12).filter(lambda id: id != -1) | st.just(2**62)
 class AsAList(RuleBasedStateMachine):
     """An index beside the list of (id, code) it should hold."""
 
+    kind = IndexBinaryFlat
+
     def __init__(self):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.index, self.own, self.pairs = IndexBinaryFlat(16), None, []
+        self.index, self.own, self.pairs = self.kind(16), None, []
 
     def teardown(self):
         self.folder.cleanup()
@@ -240,5 +255,16 @@ class AsAList(RuleBasedStateMachine):
         assert len(self.index) == len(self.pairs)
 
 
-TestAsAList = AsAList.TestCase
+class MultiHashAsAList(AsAList):
+    """The same with codes that lie in tables, behind them, or both."""
+
+    kind = IndexBinaryMultiHash
+
+    @rule()
+    def build(self):
+        self.index.build()
+
+
+TestAsAList, TestMultiHashAsAList = AsAList.TestCase, MultiHashAsAList.TestCase
 TestAsAList.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+TestMultiHashAsAList.settings = TestAsAList.settings

@@ -8,7 +8,7 @@ import torch
 from hamming_oracle import assert_same, brute_force, brute_force_range, random_codes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index_examples import index_of
+from index_examples import INDEXES, every_index, index_of
 
 import hashfast
 from hashfast import range_search, search
@@ -40,25 +40,27 @@ def test_every_form_searches_the_allowed_rows(data):
     mask = generator.random(n) < share
     nearest = brute_force(query, database, k, mask)
     within = brute_force_range(query, database, radius, mask)
-    index = index_of(database, 8 * size)
+    indexes = [index_of(database, 8 * size, kind=kind) for kind in INDEXES]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for allowed in forms_of(mask, generator):
             assert_same(search(query, database, k, allowed), nearest)
-            assert_same(index.search(query, k, allowed=allowed), nearest)
             assert_same(range_search(query, database, radius, allowed), within)
-            assert_same(index.range_search(query, radius, allowed=allowed), within)
+            for index in indexes:
+                assert_same(index.search(query, k, allowed=allowed), nearest)
+                assert_same(index.range_search(query, radius, allowed=allowed), within)
 
 
+@every_index
 @settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_ids_of_ones_own(data):
+@given(data=st.data())
+def test_ids_of_ones_own(kind, data):
     n = data.draw(st.integers(1, 40))
     held = np.array(data.draw(st.lists(st.integers(-2, 8), min_size=n, max_size=n)))
     held[held == -1] = -(2**63)
     wanted = data.draw(st.lists(st.sampled_from(held.tolist())))
     database, query = random_codes(n, values=3), random_codes(2, seed=1, values=3)
-    index, mask = index_of(database, ids=held), np.isin(held, wanted)
+    index, mask = index_of(database, ids=held, kind=kind), np.isin(held, wanted)
     nearest = brute_force(query, database, n, mask)
     expected = nearest[0], np.where(nearest[1] < 0, nearest[1], held[nearest[1]])
     within = brute_force_range(query, database, 20, mask)
@@ -70,11 +72,13 @@ def test_ids_of_ones_own(data):
             assert_same(found, (*within[:2], held[within[2]]))
 
 
-def test_the_results_come_back_as_the_query_came():
+@every_index
+def test_the_results_come_back_as_the_query_came(kind):
     database = random_codes(30)
     query, mask = torch.from_numpy(random_codes(2, seed=1)), np.arange(30) % 3 == 0
     expected = brute_force(query.numpy(), database, 4, mask)
-    for found in (search(query, database, 4, mask), index_of(database).search(query, 4, mask)):
+    index = index_of(database, kind=kind)
+    for found in (search(query, database, 4, mask), index.search(query, 4, mask)):
         assert all(isinstance(part, torch.Tensor) for part in found)
         assert_same([part.numpy() for part in found], expected)
 
@@ -93,14 +97,15 @@ def test_a_bitmap_is_used_where_it_lies(monkeypatch):
     assert seen == [bitmap.ctypes.data] * 2
 
 
+@every_index
 @pytest.mark.parametrize("allowed", [[3, 5], np.isin(np.arange(9), [3, 5]), []])
-def test_fewer_than_k_allowed_are_padded_with_one_warning(allowed):
+def test_fewer_than_k_allowed_are_padded_with_one_warning(kind, allowed):
     database, query = random_codes(9), random_codes(2, seed=1)
     number = 2 if len(allowed) else 0
     message = f"k is 4 but allowed leaves {number} of 9 codes to search: results are padded"
     for run in (
         lambda: search(query, database, 4, allowed),
-        lambda: index_of(database).search(query, 4, allowed),
+        lambda: index_of(database, kind=kind).search(query, 4, allowed),
     ):
         with pytest.warns(UserWarning, match=message) as caught:
             distances, ids = run()
@@ -108,7 +113,7 @@ def test_fewer_than_k_allowed_are_padded_with_one_warning(allowed):
         assert (ids[:, number:] == -1).all()
         assert (distances[:, number:] == 2**31 - 1).all()
         assert set(ids[:, :number].ravel()) == {3, 5} or not number
-    assert index_of(database).range_search(query, 64, [])[0].tolist() == [0, 0, 0]
+    assert index_of(database, kind=kind).range_search(query, 64, [])[0].tolist() == [0, 0, 0]
 
 
 ROW_MESSAGE = "allowed has id {}, which none of the 20 codes searched has"
@@ -135,19 +140,22 @@ ROW_MESSAGE = "allowed has id {}, which none of the 20 codes searched has"
 )
 def test_bad_forms(allowed, error, message):
     codes = random_codes(20)
-    index = index_of(codes)
+    index, other = (index_of(codes, kind=kind) for kind in INDEXES)
     for run in (
         lambda: search(codes, codes, 1, allowed),
         lambda: range_search(codes, codes, 1, allowed),
         lambda: index.search(codes, 1, allowed),
         lambda: index.range_search(codes, 1, allowed),
+        lambda: other.search(codes, 1, allowed),
+        lambda: other.range_search(codes, 1, allowed),
     ):
         with pytest.raises(error, match=message):
             run()
 
 
-def test_an_id_that_is_not_held():
-    index = index_of(random_codes(3), ids=[7, 5, 7])
+@every_index
+def test_an_id_that_is_not_held(kind):
+    index = index_of(random_codes(3), ids=[7, 5, 7], kind=kind)
     assert index.search(random_codes(1), 2, [7])[1].tolist() == [[7, 7]]
     for id in (0, 1, -1, 2**40):
         with pytest.raises(ValueError, match=f"allowed has id {id}, which none of the 3 codes"):

@@ -11,7 +11,7 @@ import pytest
 from hamming_oracle import assert_same, brute_force, random_codes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index_examples import examples, index_of
+from index_examples import every_index, examples, index_of
 
 from hashfast import IndexBinaryFlat, load_index
 from hashfast.index import io
@@ -35,10 +35,11 @@ def bytes_of(index):
 WHOLE = [bytes_of(index) for index in examples()]
 
 
+@every_index
 @pytest.mark.parametrize("mmap", [False, True])
 @pytest.mark.parametrize("number", range(len(examples())))
-def test_file_round_trip(tmp_path, number, mmap):
-    index, path = examples()[number], tmp_path / "codes.idx"
+def test_file_round_trip(tmp_path, kind, number, mmap):
+    index, path = examples(kind)[number], tmp_path / "codes.idx"
     index.save(path)
     again = load_index(path, mmap=mmap)
     assert repr(again) == repr(index)
@@ -51,6 +52,18 @@ def test_file_round_trip(tmp_path, number, mmap):
     again.save(path)  # over the very file that is mapped
     np.testing.assert_array_equal(again.codes, index.codes)
     assert os.listdir(tmp_path) == ["codes.idx"]
+
+
+@every_index
+def test_codes_of_every_width(tmp_path, kind):
+    """A file tells its kind whatever its first bytes are: the width may be that of a bracket."""
+    path = tmp_path / "codes.idx"
+    for size in (1, 60, ord("["), ord("{"), ord("}"), 256 + ord("{")):
+        index = index_of(random_codes(2, size), 8 * size, kind=kind)
+        index.save(path)
+        again = load_index(path)
+        assert repr(again) == repr(index)
+        np.testing.assert_array_equal(again.codes, index.codes)
 
 
 def test_layout_of_the_file(tmp_path):
@@ -66,9 +79,10 @@ def test_layout_of_the_file(tmp_path):
     assert path.read_bytes() == HEADER.pack(b"IBMp", 64, 8, 4, 1, 1) + flat + ids
 
 
-def test_changing_a_memory_mapped_index_leaves_the_file_alone(tmp_path):
+@every_index
+def test_changing_a_memory_mapped_index_leaves_the_file_alone(tmp_path, kind):
     path = tmp_path / "codes.idx"
-    for index in (index_of(CODES), IndexBinaryFlat(64)):
+    for index in (index_of(CODES, kind=kind), kind(64)):
         index.save(path)
         before = path.read_bytes()
         mapped = load_index(path, mmap=True)
@@ -78,7 +92,7 @@ def test_changing_a_memory_mapped_index_leaves_the_file_alone(tmp_path):
         mapped.reset()
         mapped.add(CODES)
         assert path.read_bytes() == before
-    for index in (index_of(CODES), index_of(CODES, ids=[3, 1, 0, 1])):
+    for index in (index_of(CODES, kind=kind), index_of(CODES, ids=[3, 1, 0, 1], kind=kind)):
         index.save(path)
         before = path.read_bytes()
         mapped = load_index(path, mmap=True)
@@ -240,10 +254,11 @@ def test_wording_of_foreign_files(tmp_path):
             load_index(path)
 
 
+@every_index
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_an_interrupted_save_leaves_the_old_file_whole(tmp_path, monkeypatch, call):
+def test_an_interrupted_save_leaves_the_old_file_whole(tmp_path, monkeypatch, kind, call):
     path = tmp_path / "codes.idx"
-    index_of(CODES).save(path)
+    index_of(CODES, kind=kind).save(path)
     before = path.read_bytes()
 
     def fail(*_):
@@ -251,23 +266,24 @@ def test_an_interrupted_save_leaves_the_old_file_whole(tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(io.os, call, fail)
     with pytest.raises(OSError, match="No space left"):
-        index_of(CODES[:1]).save(path)
+        index_of(CODES[:1], kind=kind).save(path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["codes.idx"]
 
 
+@every_index
 @pytest.mark.skipif(os.name != "posix", reason="permissions and links of POSIX")
-def test_saving_keeps_permissions_and_links(tmp_path):
+def test_saving_keeps_permissions_and_links(tmp_path, kind):
     path, link = tmp_path / "codes.idx", tmp_path / "link.idx"
-    index_of(CODES).save(path)
+    index_of(CODES, kind=kind).save(path)
     path.chmod(0o600)
     link.symlink_to(path)
-    index_of(CODES[:1]).save(link)
+    index_of(CODES[:1], kind=kind).save(link)
     assert link.is_symlink()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert len(load_index(path)) == 1
     with pytest.raises(FileNotFoundError, match=r"the folder .*none does not exist"):
-        index_of(CODES).save(tmp_path / "none" / "codes.idx")
+        index_of(CODES, kind=kind).save(tmp_path / "none" / "codes.idx")
 
 
 def test_a_folder(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hamming_oracle import random_codes
-from index_examples import index_of
+from index_examples import every_index, index_of
 
 from hashfast import IndexBinaryFlat, range_search, search
 
@@ -14,6 +14,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 CODES = random_codes(4)
 
 
+@every_index
 @pytest.mark.parametrize(
     ("query", "error", "message"),
     [
@@ -43,24 +44,25 @@ CODES = random_codes(4)
         ([[1, 2]], TypeError, "query is a list; .* numpy array or torch tensor"),
     ],
 )
-def test_bad_codes(query, error, message):
+def test_bad_codes(kind, query, error, message):
     for run in (
         lambda: search(query, CODES, 1),
         lambda: range_search(query, CODES, 1),
-        lambda: index_of(CODES).search(query, 1),
-        lambda: index_of(CODES).range_search(query, 1),
+        lambda: index_of(CODES, kind=kind).search(query, 1),
+        lambda: index_of(CODES, kind=kind).range_search(query, 1),
     ):
         with pytest.raises(error, match=message):
             run()
-    index = index_of(CODES)
+    index = index_of(CODES, kind=kind)
     for add in (index.add, lambda codes: index.add_with_ids(codes, [0])):
         with pytest.raises((error, ValueError)):
             add(query)
     assert len(index) == 4
 
 
-def test_wording_of_widths():
-    index = index_of(CODES)
+@every_index
+def test_wording_of_widths(kind):
+    index = index_of(CODES, kind=kind)
     for run, message in [
         (
             lambda: index.search(CODES[:, :7], 1),
@@ -96,8 +98,9 @@ def test_wording_of_widths():
         search(CODES, CODES.astype(float), 1)
 
 
-def test_bad_numbers():
-    index = index_of(CODES)
+@every_index
+def test_bad_numbers(kind):
+    index = index_of(CODES, kind=kind)
     for k in (0, -3):
         with pytest.raises(ValueError, match=f"k is {k}; expected at least 1"):
             search(CODES, CODES, k)
@@ -110,18 +113,21 @@ def test_bad_numbers():
     with pytest.raises(TypeError, match=r"radius is 0\.5; expected an integer"):
         range_search(CODES, CODES, 0.5)
     with pytest.raises(ValueError, match="bits is 0; expected at least 1"):
-        IndexBinaryFlat(0)
-    for bits in (65529, 2**70):
-        with pytest.raises(ValueError, match=f"bits is {bits}; expected at most 65528"):
-            IndexBinaryFlat(bits)
-    assert IndexBinaryFlat(65528).code_size == 8191
+        kind(0)
+    most = 65528 if kind is IndexBinaryFlat else 4096
+    for bits in (most + 1, 2**70):
+        with pytest.raises(ValueError, match=f"bits is {bits}; expected at most {most}"):
+            kind(bits)
+    assert kind(most).code_size == most // 8
     assert index.search(CODES, np.int64(2))[0].shape == (4, 2)
 
 
+@every_index
 @pytest.mark.parametrize("k", [2**31, 10**12, 2**70])
-def test_absurd_k(k):
+def test_absurd_k(kind, k):
     message = f"k is {k}; expected at most 2147483647. There are n = 4 codes"
-    for run in (lambda: search(CODES, CODES, k), lambda: index_of(CODES).search(CODES, k)):
+    index = index_of(CODES, kind=kind)
+    for run in (lambda: search(CODES, CODES, k), lambda: index.search(CODES, k)):
         with pytest.raises(ValueError, match=message):
             run()
 
@@ -159,6 +165,7 @@ def test_radius_beyond_any_integer_type():
         assert range_search(CODES, CODES, radius)[0].tolist() == [0, 4, 8, 12, 16]
 
 
+@every_index
 @pytest.mark.parametrize(
     ("ids", "error", "message"),
     [
@@ -170,8 +177,8 @@ def test_radius_beyond_any_integer_type():
         ([2**63, -1], ValueError, f"has {2**63}; expected int64"),
     ],
 )
-def test_ids_of_wrong_forms(ids, error, message):
-    index = index_of(CODES)
+def test_ids_of_wrong_forms(kind, ids, error, message):
+    index = index_of(CODES, kind=kind)
     with pytest.raises(error, match=f"allowed {message}"):
         index.search(CODES, 1, ids)
     with pytest.raises(error, match=f"ids {message}"):
@@ -179,8 +186,9 @@ def test_ids_of_wrong_forms(ids, error, message):
     assert len(index) == 4
 
 
-def test_sets_where_order_does_not_count():
-    index = index_of(CODES, ids=[9, 7, 5, 7])
+@every_index
+def test_sets_where_order_does_not_count(kind):
+    index = index_of(CODES, ids=[9, 7, 5, 7], kind=kind)
     assert set(index.search(CODES[:1], 3, {7, 5})[1][0]) == {7, 5}
     assert set(search(CODES[:1], CODES, 2, frozenset({3, 0}))[1][0]) == {3, 0}
     assert index.remove_ids({7, 1}) == 2
@@ -189,8 +197,9 @@ def test_sets_where_order_does_not_count():
         index.add_with_ids(CODES[:2], {1, 2})
 
 
-def test_more_ids_than_codes_cost_nothing():
+@every_index
+def test_more_ids_than_codes_cost_nothing(kind):
     with pytest.raises(IndexError, match="id 4 is not in this index of 4 codes"):
-        index_of(CODES).reconstruct_n(0, 10**13)
+        index_of(CODES, kind=kind).reconstruct_n(0, 10**13)
     with pytest.raises(IndexError, match="id 7 is not in this index of 4 codes"):
-        index_of(CODES, ids=[6, 5, 9, 8]).reconstruct_n(5, 10**13)
+        index_of(CODES, ids=[6, 5, 9, 8], kind=kind).reconstruct_n(5, 10**13)

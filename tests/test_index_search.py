@@ -9,7 +9,7 @@ import torch
 from hamming_oracle import assert_same, brute_force, brute_force_range, random_codes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index_examples import index_of
+from index_examples import INDEXES, every_index, index_of
 
 import hashfast
 from hashfast import range_search, search
@@ -36,32 +36,35 @@ def test_ranking_equals_brute_force(data):
     cut = data.draw(st.integers(0, n))
     ids = np.random.default_rng(seed).integers(0, 2**62, n)
 
-    index = index_of(database[:cut], 8 * size)
-    index.add(database[cut:])
-    with_ids = index_of(torch.from_numpy(database[:cut]), 8 * size, ids=ids[:cut])
-    with_ids.add_with_ids(database[cut:], ids[cut:].tolist())
-
+    distances, rows = brute_force(query, database, k)
+    mapped = np.where(rows < 0, rows, np.append(ids, 0)[rows])
+    within = brute_force_range(query, database, radius)
+    assert_same(range_search(query, database, radius), within)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        distances, rows = brute_force(query, database, k)
         assert_same(search(query, database, k), (distances, rows))
-        assert_same(index.search(query, k), (distances, rows))
-        mapped = np.where(rows < 0, rows, np.append(ids, 0)[rows])
-        assert_same(with_ids.search(query, k), (distances, mapped))
-    expected = brute_force_range(query, database, radius)
-    assert_same(range_search(query, database, radius), expected)
-    assert_same(index.range_search(query, radius), expected)
-    assert_same(with_ids.range_search(query, radius), (*expected[:2], ids[expected[2]]))
+        for kind in INDEXES:
+            index = index_of(database[:cut], 8 * size, kind=kind)
+            index.add(database[cut:])
+            first = torch.from_numpy(database[:cut])
+            with_ids = index_of(first, 8 * size, ids=ids[:cut], kind=kind)
+            with_ids.add_with_ids(database[cut:], ids[cut:].tolist())
+            assert_same(index.search(query, k), (distances, rows))
+            assert_same(with_ids.search(query, k), (distances, mapped))
+            assert_same(index.range_search(query, radius), within)
+            assert_same(with_ids.range_search(query, radius), (*within[:2], ids[within[2]]))
 
 
-def test_ties_keep_the_order_of_adding_whatever_the_ids():
+@every_index
+def test_ties_keep_the_order_of_adding_whatever_the_ids(kind):
     codes = np.repeat(random_codes(1), 5, axis=0)
-    index = index_of(codes, ids=[50, -7, 30, 2**62, 10])
+    index = index_of(codes, ids=[50, -7, 30, 2**62, 10], kind=kind)
     distances, ids = index.search(codes[:1], 3)
     assert distances.tolist() == [[0, 0, 0]]
     assert ids.tolist() == [[50, -7, 30]]
 
 
+@every_index
 @pytest.mark.parametrize(
     ("radius", "strict", "expected"),
     [
@@ -76,48 +79,55 @@ def test_ties_keep_the_order_of_adding_whatever_the_ids():
         (2**70, True, [0, 1, 2]),
     ],
 )
-def test_radius_is_included_unless_strict(radius, strict, expected):
+def test_radius_is_included_unless_strict(kind, radius, strict, expected):
     codes = np.array([[0b0], [0b1], [0xFF]], np.uint8)
     for found in (
         range_search(codes[:1], codes, radius, strict=strict),
-        index_of(codes, 8).range_search(codes[:1], radius, strict=strict),
+        index_of(codes, 8, kind=kind).range_search(codes[:1], radius, strict=strict),
     ):
         limits, distances, ids = (part.tolist() for part in found)
         assert (limits, ids) == ([0, len(expected)], expected)
         assert distances == [0, 1, 8][: len(expected)]
 
 
+@every_index
 @pytest.mark.parametrize("n", [0, 1, 3])
-def test_more_neighbours_than_codes_are_padded_with_one_warning(n):
+def test_more_neighbours_than_codes_are_padded_with_one_warning(kind, n):
     database, query = random_codes(n), random_codes(2, seed=1)
-    for run in (lambda: search(query, database, 5), lambda: index_of(database).search(query, 5)):
+    index = index_of(database, kind=kind)
+    for run in (lambda: search(query, database, 5), lambda: index.search(query, 5)):
         with pytest.warns(UserWarning, match=f"k is 5 but there are {n} codes") as caught:
             found = run()
         assert [os.path.basename(w.filename) for w in caught] == [os.path.basename(__file__)]
         assert_same(found, brute_force(query, database, 5))
 
 
-def test_an_empty_query_is_padded_without_a_warning_and_an_empty_index_with_one():
+@every_index
+def test_an_empty_query_is_padded_without_a_warning_and_an_empty_index_with_one(kind):
     assert search(random_codes(0), random_codes(3), 5)[0].shape == (0, 5)
     with pytest.warns(UserWarning, match="there are 0 codes to search"):
-        distances, ids = index_of(random_codes(0)).search(random_codes(2), 5)
+        distances, ids = index_of(random_codes(0), kind=kind).search(random_codes(2), 5)
     assert (distances == 2**31 - 1).all()
     assert (ids == -1).all()
-    limits, distances, ids = index_of(random_codes(0)).range_search(random_codes(2), 64)
+    limits, distances, ids = index_of(random_codes(0), kind=kind).range_search(random_codes(2), 64)
     assert (limits.tolist(), len(distances), len(ids)) == ([0, 0, 0], 0, 0)
 
 
-def test_empty_query():
+@every_index
+def test_empty_query(kind):
     query, database = random_codes(0), random_codes(9)
-    for distances, ids in (search(query, database, 4), index_of(database).search(query, 4)):
+    index = index_of(database, kind=kind)
+    for distances, ids in (search(query, database, 4), index.search(query, 4)):
         assert (distances.shape, ids.shape) == ((0, 4), (0, 4))
     assert [len(part) for part in range_search(query, database, 64)] == [1, 0, 0]
+    assert [len(part) for part in index.range_search(query, 64)] == [1, 0, 0]
 
 
-def test_bits_that_fill_no_byte():
+@every_index
+def test_bits_that_fill_no_byte(kind):
     values = np.random.default_rng(0).standard_normal((30, 13))
     codes = hashfast.pack(values)
-    index = index_of(codes, 13)
+    index = index_of(codes, 13, kind=kind)
     assert (index.d, index.code_size) == (13, 2)
     assert_same(index.search(codes[:3], 30), brute_force(codes[:3], codes, 30))
     spoiled = codes | 1
@@ -156,7 +166,8 @@ def test_results_come_back_as_the_query_came(device):
     assert with_ids.codes.tolist() == np.delete(database, 1, axis=0).tolist()
 
 
-def test_awkward_arrays_search_and_add_the_same():
+@every_index
+def test_awkward_arrays_search_and_add_the_same(kind):
     wide = random_codes(40, 32)
     read_only = random_codes(40)
     read_only.flags.writeable = False
@@ -164,10 +175,10 @@ def test_awkward_arrays_search_and_add_the_same():
         bits, query = 8 * codes.shape[1], codes[:4]
         expected = brute_force(query, codes, 9)
         assert_same(search(query, codes, 9), expected)
-        assert_same(index_of(codes, bits).search(query, 9), expected)
+        assert_same(index_of(codes, bits, kind=kind).search(query, 9), expected)
     expected = brute_force(read_only[:4], read_only, 9)
     assert_same(search(read_only[:4], read_only, 9), expected)
-    assert_same(index_of(read_only).search(read_only[:4], 9), expected)
+    assert_same(index_of(read_only, kind=kind).search(read_only[:4], 9), expected)
     assert not read_only.flags.writeable
 
 
@@ -188,12 +199,13 @@ def test_the_database_is_not_copied(tmp_path, monkeypatch):
     assert seen == [start, start + 40]
 
 
-def test_read_only_arrays_bring_no_warning():
+@every_index
+def test_read_only_arrays_bring_no_warning(kind):
     codes = random_codes(9)
     codes.flags.writeable = False
     torch.set_warn_always(True)  # torch tells of read-only arrays once a process otherwise
     try:
         assert_same(search(codes, codes, 2), brute_force(codes, codes, 2))
-        assert_same(index_of(codes).search(codes, 2), brute_force(codes, codes, 2))
+        assert_same(index_of(codes, kind=kind).search(codes, 2), brute_force(codes, codes, 2))
     finally:
         torch.set_warn_always(False)

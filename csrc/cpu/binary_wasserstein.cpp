@@ -11,8 +11,8 @@
 #include <tuple>
 #include <vector>
 
+#include "../cpu_level.h"
 #include "binary_wasserstein_kernels.h"
-#include "cpu_level.h"
 #include "floating_tensors.h"
 
 namespace hashfast {

@@ -2,8 +2,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../cpu_level.h"
 #include "binary_wasserstein_kernels.h"
-#include "cpu_level.h"
 
 #if HASHFAST_X86
 #include <immintrin.h>

@@ -7,8 +7,8 @@
 #include <tuple>
 #include <vector>
 
+#include "../cpu_level.h"
 #include "class_mmd_kernels.h"
-#include "cpu_level.h"
 #include "floating_tensors.h"
 
 namespace hashfast {

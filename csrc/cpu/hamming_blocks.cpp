@@ -1,7 +1,7 @@
 // How scans are cut into tasks and blocks.
 #include <cstring>
 
-#include "cpu_level.h"
+#include "../cpu_level.h"
 #include "hamming.h"
 
 namespace hashfast {

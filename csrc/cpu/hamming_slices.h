@@ -20,7 +20,7 @@
 #include <bit>
 #include <cstring>
 
-#include "cpu_level.h"
+#include "../cpu_level.h"
 #include "hamming_kernels.h"
 
 namespace hashfast {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cpu_level.h"
+#include "../cpu_level.h"
 
 namespace hashfast {
 

@@ -12,7 +12,7 @@
 #include <tuple>
 #include <vector>
 
-#include "cpu_level.h"
+#include "../cpu_level.h"
 #include "floating_tensors.h"
 #include "masked_contrastive_kernels.h"
 

@@ -2,7 +2,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cpu_level.h"
+#include "../cpu_level.h"
 #include "masked_contrastive_kernels.h"
 
 #if HASHFAST_X86

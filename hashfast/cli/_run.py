@@ -20,6 +20,7 @@ _SWITCH = {
     **dict.fromkeys(("true", "True", "yes", "on"), ""),
     **dict.fromkeys(("false", "False", "no", "off"), "no-"),
 }
+_FAILURES = (OSError, ValueError, TypeError, RuntimeError, ImportError, EOFError, MemoryError)
 WITH_PRESETS = {"train", "condense", "distill"}
 """Commands that take --preset, each the presets made for it."""
 
@@ -87,7 +88,7 @@ def run(name: str, command: Any, arguments: list[str]) -> int:
         return failed(name, f"interrupted{hint}")
     except BrokenPipeError:
         raise
-    except (OSError, ValueError, TypeError, RuntimeError, ImportError, EOFError) as error:
+    except _FAILURES as error:
         return failed(name, error)
     return 0
 

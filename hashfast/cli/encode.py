@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from hashfast.cli import _encode_ray
 from hashfast.cli._fit import MODEL_FOLDER, Fit, sentence
 from hashfast.cli._run import Output
 from hashfast.cli._sources import Source, read_source
@@ -25,12 +26,16 @@ class Command:
     Without --model one is made on the spot, without labels: a network's features (EfficientNet-Lite
     trained on ImageNet) under a projection fitted on these pictures. Its codes find near-duplicates
     and similar pictures; it is kept in the gallery's folder model/.
+
+    With --engine ray many processes, on one machine or a cluster, encode pictures into Parquet
+    shards, and the same command again goes on where it stopped; `hashfast index OUT --out GALLERY`
+    makes a gallery of them.
     """
 
     source: Annotated[str, tyro.conf.Positional]
     """A folder of pictures (sub-folders are its classes), a picture, or a protocol like digits."""
     out: Path
-    """Folder for the gallery."""
+    """Folder for the gallery, or for the shards."""
     model: Path | None = None
     """Folder of a trained or fitted model (default: fit a new one)."""
     bits: int | None = None
@@ -50,13 +55,22 @@ class Command:
     batch_size: int | None = None
     """Images a step (default: 256; 16 where large ones meet a CPU, whose memory is slow)."""
     workers: int = 0
-    """Processes that decode pictures."""
+    """Processes that decode pictures; with --engine ray so many for each actor."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU when there is one."""
     strict: bool = False
     """Fail at the first unreadable picture instead of listing it in unreadable.csv."""
     overwrite: bool = False
-    """Replace a gallery that is there already."""
+    """Replace a gallery, or shards, that are there already."""
+    engine: Literal["torch", "ray"] = "torch"
+    """torch: this process; ray: actors of a Ray cluster (needs `hashfast[ray]` and --model)."""
+    actors: int | None = None
+    """With --engine ray: processes that hold a model (default: as many as there is room for)."""
+    rows_per_shard: int | None = None
+    """With --engine ray: pictures a Parquet file (default: 10000)."""
+    address: Literal["local", "auto"] | None = None
+    """With --engine ray: local, a cluster of this machine for this run (the default), or auto, the
+    one this machine belongs to or RAY_ADDRESS names."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "bits"):
@@ -70,8 +84,16 @@ class Command:
                 f"--{', --'.join(self._new_model())} would make a new model and --model names one: "
                 "leave one of the two out"
             )
+        if self.engine == "ray":
+            _encode_ray.check(self)
+            return
+        for name in ("actors", "rows_per_shard", "address"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} belongs to --engine ray")
 
     def run(self) -> Output:
+        if self.engine == "ray":
+            return _encode_ray.encode(self)
         from hashfast._environment import environment
         from hashfast.hashing.loading import resolve_device
         from hashfast.index import Gallery
@@ -127,9 +149,10 @@ class Command:
         return source, model, encoded, {"model": str(folder.resolve()), "fitted": fitted}
 
     def _options(self, device: "torch.device", size: int) -> dict[str, Any]:
-        large_on_cpu = device.type == "cpu" and size > 64
+        from hashfast.hashing.encode_ray import default_batch_size
+
         return {
-            "batch_size": self.batch_size or (16 if large_on_cpu else 256),
+            "batch_size": self.batch_size or default_batch_size(device, size),
             "workers": self.workers,
             "strict": self.strict,
             "progress": True,

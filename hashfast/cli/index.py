@@ -8,6 +8,7 @@ import tyro
 
 from hashfast.cli._galleries import check_comparable
 from hashfast.cli._items import path_of
+from hashfast.cli._read import read_gallery
 from hashfast.cli._run import Output
 from hashfast.cli.encode import check_out, list_unreadable, read_unreadable
 
@@ -16,12 +17,13 @@ from hashfast.cli.encode import check_out, list_unreadable, read_unreadable
 class Command:
     """Join codes into one gallery, or describe one.
 
-    Sources are galleries, .npy files of packed codes (uint8 [n, bytes]), and binary index files of
-    faiss. An item that several have with the same code and label is joined once.
+    Sources are galleries, .npy files of packed codes (uint8 [n, bytes]), index files (those of
+    faiss too), and Parquet (a file, or a folder of part-*.parquet). An item that several have with
+    the same code and label is joined once.
     """
 
     sources: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Galleries, .npy files or faiss index files."""
+    """Galleries, .npy files, index files or Parquet."""
     out: Path | None = None
     """Folder for the joined gallery; without it the first source is described."""
     force: bool = False
@@ -34,7 +36,7 @@ class Command:
             raise ValueError("no source was given")
         if self.out is not None:
             check_out(self.out, self.overwrite)
-        galleries = [_read(path) for path in self.sources]
+        galleries = [read_gallery(path) for path in self.sources]
         first = galleries[0]
         if self.out is None:
             if len(galleries) > 1:
@@ -106,21 +108,3 @@ def _without_repeats(items: list[str], codes: np.ndarray, labels: np.ndarray) ->
             stacklevel=1,
         )
     return rows
-
-
-def _read(path: Path):
-    from hashfast._inputs import check_codes
-    from hashfast.index import Gallery, load_index
-
-    if path.is_dir():
-        return Gallery.load(path)
-    if path.suffix == ".npy":
-        try:
-            codes = np.load(path, allow_pickle=False)
-        except (EOFError, ValueError) as error:
-            raise ValueError(f"{path} is not a readable .npy file: {error}") from error
-        check_codes(codes, str(path))
-        return Gallery.of(codes, 8 * codes.shape[1])
-    index = load_index(path)
-    items = [str(i) for i in index.ids]
-    return Gallery.of(np.asarray(index.codes), index.d, items)

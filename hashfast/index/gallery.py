@@ -16,12 +16,17 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from hashfast._files import atomic_write, read_json
-from hashfast.index.flat import IndexBinaryFlat, load_index
+from hashfast.index.base import IndexBinary
+from hashfast.index.flat import IndexBinaryFlat, load_flat
+
+if TYPE_CHECKING:
+    from hashfast.index.auto import IndexBinaryAuto
+    from hashfast.index.multi_hash import IndexBinaryMultiHash
 
 CODES_FILE, ITEMS_FILE, INFO_FILE = "codes.ibxf", "items.csv", "gallery.json"
 _HEADER = ["row", "item", "label"]
@@ -38,7 +43,7 @@ class Gallery:
     repeat or do not fit the labels.
     """
 
-    index: IndexBinaryFlat
+    index: "IndexBinaryFlat | IndexBinaryMultiHash | IndexBinaryAuto"
     items: list[str]
     labels: np.ndarray
     info: dict[str, Any] = field(default_factory=dict)
@@ -145,7 +150,7 @@ class Gallery:
         moved = info.pop("model_relative", None)
         if isinstance(moved, str) and (folder.resolve() / moved).is_dir():
             info["model"] = str((folder.resolve() / moved).resolve())
-        index = load_index(folder / CODES_FILE, mmap=mmap)
+        index = load_flat(folder / CODES_FILE, mmap=mmap)
         text = (folder / ITEMS_FILE).read_bytes()
         found = _digest(index, text)
         if found != stored:
@@ -235,7 +240,7 @@ def _read_items(content: bytes, classes: Any, path: Path) -> tuple[list[str], np
         raise ValueError(f"{path}: a label is not readable: {error}") from error
 
 
-def _digest(index: IndexBinaryFlat, items: bytes) -> str:
+def _digest(index: IndexBinary[Any], items: bytes) -> str:
     """16 hexadecimal digits of the codes and the bytes of items.csv."""
     codes = index.codes if isinstance(index.codes, np.ndarray) else index.codes.cpu().numpy()
     digest = hashlib.sha256(f"{index.d} {index.ntotal}\n".encode())

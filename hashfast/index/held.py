@@ -13,77 +13,141 @@ from hashfast.index.io import ID_SIZE, FlatFile
 
 
 @dataclass(frozen=True)
-class Held:
-    """Codes and ids that never change: a writer makes another, a reader keeps the one it took.
+class Rows:
+    """Rows of bytes that never change: a writer makes others, a reader keeps those it took.
 
-    `more` writes into the free room behind the n codes, where no reader of this one looks.
+    `more` writes into the free room behind the n rows, where no reader of these looks.
 
     Attributes:
-        room: codes, uint8 [capacity, code_size], of which the first n are held.
-        id_room: ids as bytes, uint8 [capacity, 8] (in a mapped file they are not aligned); None
-            where rows are the ids.
-        n: codes held.
+        room: uint8 [capacity, width], of which the first n rows are held.
+        n: rows held.
     """
 
     room: torch.Tensor
-    id_room: torch.Tensor | None
     n: int
 
     @classmethod
-    def of(cls, contents: FlatFile, device: torch.device) -> "Held":
-        """Hold the given arrays themselves; nothing ever writes to them."""
-        ids = None if contents.ids is None else to_tensor(contents.ids).to(device)
-        return cls(to_tensor(contents.codes).to(device), ids, len(contents.codes))
+    def of(cls, rows: Array, device: torch.device) -> "Rows":
+        """Hold the given array itself; nothing ever writes to it."""
+        return cls(to_tensor(rows).to(device), len(rows))
 
     @classmethod
-    def empty(cls, code_size: int, device: torch.device) -> "Held":
-        return cls(torch.empty(0, code_size, dtype=torch.uint8, device=device), None, 0)
+    def empty(cls, width: int, device: torch.device) -> "Rows":
+        return cls(torch.empty(0, width, dtype=torch.uint8, device=device), 0)
 
     @property
-    def codes(self) -> torch.Tensor:
-        """The codes, uint8 [n, code_size], without a copy."""
+    def rows(self) -> torch.Tensor:
+        """The rows, uint8 [n, width], without a copy."""
         return self.room[: self.n]
 
-    def ids(self) -> np.ndarray:
-        """The ids in row order, int64 [n]; a copy."""
-        if self.id_room is None:
-            return np.arange(self.n, dtype=np.int64)
-        return self.id_room[: self.n].cpu().numpy().copy().view(np.int64).reshape(-1)
+    def more(self, rows: torch.Tensor) -> "Rows":
+        """Hold rows uint8 [m, width] too; growing by half keeps repeated adding linear."""
+        end, room = self.n + len(rows), self.room
+        if end > len(room):
+            room = room.new_empty(max(end, len(room) + len(room) // 2), room.shape[1])
+            room[: self.n] = self.rows
+        room[self.n : end] = rows
+        return Rows(room, end)
 
-    def ids_of(self, rows: torch.Tensor) -> torch.Tensor:
+    def only(self, rows: torch.Tensor) -> "Rows":
+        """Hold copies of these rows, int64 [m]."""
+        return Rows(self.room[rows], len(rows))
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Ids of n codes: those given, as bytes [n, 8] (in a mapped file they are not aligned), or None
+    where rows are the ids."""
+
+    given: Rows | None
+    n: int
+
+    @classmethod
+    def of(cls, ids: Array | None, n: int, device: torch.device) -> "Ids":
+        return cls(None if ids is None else Rows.of(ids, device), n)
+
+    def array(self) -> np.ndarray:
+        """The ids in row order, int64 [n]; a copy."""
+        if self.given is None:
+            return np.arange(self.n, dtype=np.int64)
+        return self.given.rows.cpu().numpy().copy().view(np.int64).reshape(-1)
+
+    def at(self, rows: torch.Tensor) -> torch.Tensor:
         """Ids of found rows, int64 of any shape; -1 stays."""
-        if self.id_room is None or not self.n:
+        if self.given is None or not self.n:
             return rows
-        found = self.id_room.index_select(0, rows.clamp(min=0).flatten()).view(torch.int64)
+        found = self.given.room.index_select(0, rows.clamp(min=0).flatten()).view(torch.int64)
         return torch.where(rows < 0, rows, found.view(rows.shape))
 
     def find(self, ids: np.ndarray) -> Found:
         """Find the rows of ids, int64 [m]."""
-        if self.id_room is None:
+        if self.given is None:
             return find_row_numbers(ids, self.n)
-        return find_ids(ids, self.ids())
+        return find_ids(ids, self.array())
+
+    def more(self, n: int, ids: torch.Tensor | None) -> "Ids":
+        """Ids of n codes more, given as bytes [n, 8] or None.
+
+        Raises ValueError where codes with and without ids of their own would mix.
+        """
+        if self.n and (ids is None) != (self.given is None):
+            if ids is None:
+                raise ValueError("this index holds ids given with its codes: use add_with_ids")
+            raise ValueError(
+                f"this index numbers its {self.n} codes itself: use add, "
+                "or start a new index with add_with_ids"
+            )
+        if ids is None:
+            return Ids(None, self.n + n)
+        return Ids((self.given or Rows.empty(ID_SIZE, ids.device)).more(ids), self.n + n)
+
+    def only(self, rows: torch.Tensor) -> "Ids":
+        """Ids of these rows, int64 [m]."""
+        return Ids(None if self.given is None else self.given.only(rows), len(rows))
+
+    def bytes(self) -> np.ndarray | None:
+        """Those given, as a file has them, uint8 [n, 8]; None where rows are the ids."""
+        return None if self.given is None else self.given.rows.cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Held:
+    """Codes in row order, and their ids."""
+
+    rows: Rows
+    ids: Ids
+
+    @classmethod
+    def of(cls, contents: FlatFile, device: torch.device) -> "Held":
+        """Hold the given arrays themselves; nothing ever writes to them."""
+        codes = Rows.of(contents.codes, device)
+        return cls(codes, Ids.of(contents.ids, codes.n, device))
+
+    @classmethod
+    def empty(cls, code_size: int, device: torch.device) -> "Held":
+        return cls(Rows.empty(code_size, device), Ids(None, 0))
+
+    @property
+    def codes(self) -> torch.Tensor:
+        """The codes, uint8 [n, code_size], without a copy."""
+        return self.rows.rows
 
     def more(self, codes: torch.Tensor, ids: torch.Tensor | None) -> "Held":
         """Hold codes uint8 [m, code_size] too, with ids as bytes [m, 8] or without."""
-        end = self.n + len(codes)
-        room, id_room = _with_room(self.room, self.n, end), None
-        if ids is not None:
-            held = self.room.new_empty(0, ID_SIZE) if self.id_room is None else self.id_room
-            id_room = _with_room(held, self.n, end)
-            id_room[self.n : end] = ids
-        room[self.n : end] = codes
-        return Held(room, id_room, end)
+        more_ids = self.ids.more(len(codes), ids)
+        return Held(self.rows.more(codes), more_ids)
 
     def only(self, rows: torch.Tensor) -> "Held":
         """Hold copies of these rows, int64 [m]."""
-        return Held(
-            self.room[rows], None if self.id_room is None else self.id_room[rows], len(rows)
-        )
+        return Held(self.rows.only(rows), self.ids.only(rows))
+
+    def codes_at(self, rows: torch.Tensor) -> torch.Tensor:
+        """Copies of the codes of these rows, int64 [m]."""
+        return self.codes[rows]
 
     def contents(self, bits: int) -> FlatFile:
         """What a file of these codes holds."""
-        ids = None if self.id_room is None else self.id_room[: self.n].cpu().numpy()
-        return FlatFile(bits, self.codes.cpu().numpy(), ids)
+        return FlatFile(bits, self.codes.cpu().numpy(), self.ids.bytes())
 
 
 def id_bytes(ids: Array | Sequence[int], n: int) -> torch.Tensor:
@@ -94,13 +158,3 @@ def id_bytes(ids: Array | Sequence[int], n: int) -> torch.Tensor:
     if (array == NO_ID).any():
         raise ValueError(f"id {NO_ID} is taken: search returns it where there is no result")
     return torch.from_numpy(array.view(np.uint8).reshape(n, ID_SIZE))
-
-
-def _with_room(rows: torch.Tensor, used: int, needed: int) -> torch.Tensor:
-    """Return rows with room for `needed`; growing by half keeps repeated adding linear."""
-    if needed <= len(rows):
-        return rows
-    capacity = max(needed, len(rows) + len(rows) // 2)
-    grown = rows.new_empty(capacity, rows.shape[1])
-    grown[:used] = rows[:used]
-    return grown
