@@ -34,7 +34,7 @@ def to_tensor(values: Array | Sequence) -> Tensor:
         return values.detach()
     array = np.asarray(values)
     if any(stride < 0 for stride in array.strides):
-        array = np.ascontiguousarray(array)
+        array = array.copy()  # ascontiguousarray leaves a single row as it is
     if not array.flags.writeable:
         array = np.asarray(_WritableAlias(array))
     return torch.from_numpy(array)

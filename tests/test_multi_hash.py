@@ -53,7 +53,7 @@ def check(index, flat, queries, ks):
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_codes(kind, bits):
     generator = np.random.default_rng(bits)
-    for n in (0, 1, 2, 50):
+    for turn, n in enumerate((0, 1, 50, 2)):
         codes = codes_of_kind(kind, n, bits, generator)
         ids = None if n % 4 else generator.integers(-(2**63), -1, n)
         flat = index_of(codes, bits, ids)
@@ -61,9 +61,9 @@ def test_few_codes(kind, bits):
         if ids is None:
             expected = brute_force(queries, codes, n + 3)
             assert_same(silently(flat.search, queries, n + 3), expected)
-        for options in options_for(bits):
+        for options in [*options_for(bits)][turn % 2 :: 2]:
             index = index_of(codes, bits, ids, IndexBinaryMultiHash, **options)
-            check(index, flat, queries, {1, 2, max(n - 1, 1), max(n, 1), n + 1, n + 3})
+            check(index, flat, queries, {1, 2, max(n - 1, 1), max(n, 1), n + 3})
 
 
 @pytest.mark.parametrize("bits", BITS)

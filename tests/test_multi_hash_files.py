@@ -131,6 +131,7 @@ def parts_of(raw):
 
 def with_header(header, body):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + body
 
 

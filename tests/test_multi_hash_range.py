@@ -22,7 +22,7 @@ def test_every_radius_of_few_codes(kind, bits, collapse):
         flat = index_of(codes, bits, ids)
         index = index_of(codes, bits, ids, IndexBinaryMultiHash, collapse=collapse)
         queries = queries_for(codes, bits, 5, generator)
-        for radius in {*range(0, bits + 2, max(bits // 16, 1)), 1, bits - 1, bits, 2**70}:
+        for radius in {*range(0, bits + 2, max(bits // 9, 1)), 1, bits - 1, bits, 2**70}:
             assert_same(index.range_search(queries, radius), flat.range_search(queries, radius))
             found = index.range_search(queries, radius, strict=True)
             assert_same(found, flat.range_search(queries, radius, strict=True))

@@ -87,6 +87,8 @@ class Index {
     const int64_t groups = group_limits_.size() - 1;
     check_limits(group_limits_, groups, group_rows_.size(), "limits of groups");
     view_.groups = {group_limits_.data(), group_rows_.data(), groups};
+    if (rows != entries - groups + group_rows_.size())
+      throw std::invalid_argument("its rows are not as many as its tables have");
   }
 
   py::tuple search(const Array<uint8_t>& query, int64_t k, const Array<uint8_t>& tail,
@@ -115,14 +117,19 @@ class Index {
                           to_array(std::move(found.rows)));
   }
 
-  // In the order of rows, uint8 [rows, bytes].
-  Array<uint8_t> codes() const {
-    Pages<uint8_t> codes(view_.rows * view_.bytes);
+  // In the order of rows and those of the tail behind them, uint8 [rows + t, bytes].
+  Array<uint8_t> codes(const Array<uint8_t>& tail) const {
+    check_width(tail);
+    const int64_t rows = view_.rows + tail.shape(0), tables_end = view_.rows * view_.bytes;
+    Pages<uint8_t> codes(rows * view_.bytes);
+    const uint8_t* const behind = tail.data();
     {
       py::gil_scoped_release unlocked;
+      std::fill_n(codes.data(), tables_end, 0);  // a damaged file may not name every row
       restore_codes(view_, codes.data());
+      std::copy_n(behind, rows * view_.bytes - tables_end, codes.data() + tables_end);
     }
-    return to_array(std::move(codes), {view_.rows, view_.bytes});
+    return to_array(std::move(codes), {rows, view_.bytes});
   }
 
   const Widths& widths() const { return widths_; }
@@ -140,11 +147,15 @@ class Index {
   }
 
  private:
+  void check_width(const Array<uint8_t>& codes) const {
+    if (codes.ndim() != 2 || codes.shape(1) != view_.bytes)
+      throw std::invalid_argument("codes are of another width");
+  }
+
   Request request_of(const Array<uint8_t>& query, const Array<uint8_t>& tail,
                      const std::optional<Array<uint8_t>>& allowed) const {
-    for (const auto* codes : {&query, &tail})
-      if (codes->ndim() != 2 || codes->shape(1) != view_.bytes)
-        throw std::invalid_argument("codes are of another width");
+    check_width(query);
+    check_width(tail);
     if (allowed && allowed->size() != (view_.rows + tail.shape(0) + 7) / 8)
       throw std::invalid_argument("allowed is of another size");
     return {query.data(), query.shape(0), tail.data(), tail.shape(0),
@@ -205,7 +216,7 @@ PYBIND11_MODULE(_index, m) {
       .def("range_search", &Index::range_search, py::arg("query").noconvert(), py::arg("radius"),
            py::arg("tail").noconvert(), py::arg("allowed").noconvert().none(true),
            py::arg("threads"))
-      .def("codes", &Index::codes)
+      .def("codes", &Index::codes, py::arg("tail").noconvert())
       .def_property_readonly("widths", &Index::widths)
       .def_property_readonly("nbytes", &Index::nbytes)
       .def_property_readonly("tables", &Index::tables)

@@ -56,12 +56,16 @@ def topk(
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
             raise
-        q = len(query)
-        raise MemoryError(
-            f"no memory to search {len(database)} codes for k = {k} neighbours of {q} queries, "
-            f"whose results alone take {_RESULT_BYTES * q * k} bytes: lower k or search for fewer "
-            "queries at once"
-        ) from error
+        raise no_memory(len(database), k, len(query)) from error
+
+
+def no_memory(n: int, k: int, queries: int) -> MemoryError:
+    """The error for results that do not fit."""
+    return MemoryError(
+        f"no memory to search {n} codes for k = {k} neighbours of {queries} queries, whose results "
+        f"alone take {_RESULT_BYTES * queries * k} bytes: lower k or search for fewer queries at "
+        "once"
+    )
 
 
 def check_radius(radius: int, code_size: int, strict: bool = False) -> int:

@@ -13,17 +13,16 @@ from hashfast import _ext
 from hashfast._inputs import Array
 from hashfast.index.allowed import Allowed, as_bitmap
 from hashfast.index.base import IndexBinary
-from hashfast.index.checks import as_integer, check_k, check_radius, like, warn_if_padded
+from hashfast.index.checks import check_k, check_radius, like, no_memory, warn_if_padded
 from hashfast.index.held import Ids, Rows
 from hashfast.index.multi_hash_file import MultiHashFile, write_multi_hash
-from hashfast.index.substrings import MOST_TABLES, choose_widths
+from hashfast.index.substrings import check_tables, choose_widths
 
 if TYPE_CHECKING:
     from hashfast._index import MultiHash
 
 _CPU = torch.device("cpu")
 _MOST_CODES = 2**31 - 1
-_MOST_BITS = 4096
 _COPIES_UP_TO = 128  # bits; longer codes in every table take too much memory
 # Codes added last are compared one by one; more of them than this are sorted into the tables first.
 _LEAST_TAIL, _TAIL_PART = 10_000, 64
@@ -55,6 +54,11 @@ class Hashed:
     def codes_at(self, rows: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(self.codes()[rows.numpy()])
 
+    @property
+    def has_long_tail(self) -> bool:
+        """Whether the codes of the tail are better sorted into the tables."""
+        return self.tail.n > max(_LEAST_TAIL, self.tables.rows // _TAIL_PART)
+
     @cached_property
     def behind(self) -> np.ndarray:
         """Codes of the tail, uint8 [t, code_size]."""
@@ -64,7 +68,7 @@ class Hashed:
         """The codes in row order, uint8 [n, code_size]."""
         if not self.tables.rows:
             return self.behind
-        return np.concatenate([self.tables.codes(), self.behind])
+        return self.tables.codes(self.behind)
 
 
 class IndexBinaryMultiHash(IndexBinary[Hashed]):
@@ -106,10 +110,7 @@ class IndexBinaryMultiHash(IndexBinary[Hashed]):
             TypeError, ValueError: one of them is not such a number.
             ImportError: the compiled module is missing.
         """
-        as_integer(bits, "bits", 1, _MOST_BITS)
-        self._tables = tables
-        if tables is not None:
-            self._tables = as_integer(tables, "tables", 1, min(bits, MOST_TABLES))
+        self._tables = check_tables(bits, tables)
         self.collapse = bool(collapse)
         self.copies = bits <= _COPIES_UP_TO if copies is None else bool(copies)
         self._writing = threading.Lock()
@@ -150,15 +151,19 @@ class IndexBinaryMultiHash(IndexBinary[Hashed]):
     def build(self) -> None:
         """Make the tables of all codes now, on torch.get_num_threads() threads, if there are codes
         that are in none."""
-        self._update(self._rebuilt)
+        self._update(lambda held: self._rebuilt(held) if held.tail.n else held)
 
     def search(self, query: Array, k: int, allowed: Allowed | None = None) -> tuple[Array, Array]:
         held, queries = self._ready(), self._query_array(query)
         n = held.ids.n
         k = check_k(k, n)
-        distances, rows = held.tables.search(
-            queries, k, held.behind, as_bytes(allowed, held.ids), torch.get_num_threads()
-        )
+        bitmap = as_bytes(allowed, held.ids)
+        try:
+            distances, rows = held.tables.search(
+                queries, k, held.behind, bitmap, torch.get_num_threads()
+            )
+        except MemoryError as error:
+            raise no_memory(n, k, len(queries)) from error
         if k > n or allowed is not None:
             warn_if_padded(torch.from_numpy(rows), n, filtered=allowed is not None)
         found, ids = arrays_like(query, distances, ids_at(held.ids, rows))
@@ -206,15 +211,12 @@ class IndexBinaryMultiHash(IndexBinary[Hashed]):
         return index
 
     def _ready(self) -> Hashed:
-        held = self._held
-        if is_long(held.tail.n, held.tables.rows):
-            self.build()
-            held = self._held
-        return held
+        if self._held.has_long_tail:
+            # Another search may have made the tables while this one waited for them.
+            self._update(lambda held: self._rebuilt(held) if held.has_long_tail else held)
+        return self._held
 
     def _rebuilt(self, held: Hashed) -> Hashed:
-        if not held.tail.n:
-            return held
         n = held.ids.n
         widths = choose_widths(n, self.d, self.code_size, self._tables, self.copies)
         tables = _ext.index().MultiHash.build(
@@ -225,11 +227,6 @@ class IndexBinaryMultiHash(IndexBinary[Hashed]):
     def _update(self, change: Callable[[Hashed], Hashed]) -> None:
         with self._writing:  # a search may make tables while another thread adds
             super()._update(change)
-
-
-def is_long(tail: int, rows: int) -> bool:
-    """Whether so many codes behind those of the tables are better sorted into them."""
-    return tail > max(_LEAST_TAIL, rows // _TAIL_PART)
 
 
 def no_tables(code_size: int) -> "MultiHash":

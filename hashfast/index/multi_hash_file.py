@@ -6,6 +6,7 @@ reader opens it. Nothing is unpickled.
 """
 
 import json
+import math
 import os
 import struct
 from io import BufferedReader
@@ -16,6 +17,7 @@ import numpy as np
 
 from hashfast import _ext
 from hashfast.index.io import ID_SIZE
+from hashfast.index.substrings import check_tables
 
 if TYPE_CHECKING:
     from hashfast._index import MultiHash
@@ -109,8 +111,12 @@ def read_multi_hash(path: str | os.PathLike, mmap: bool = False) -> MultiHashFil
             facts, places, start = _read_header(file)
             arrays = _read_arrays(file, places, start, mmap)
         return _contents(facts, arrays)
-    except (KeyError, TypeError, ValueError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{path} is not a readable multi-index hash: {_reason(error)}") from None
+
+
+# What a header that lies leads to, some of it before it is looked at closely.
+_DAMAGE = (LookupError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 def _reason(error: Exception) -> str:
@@ -147,10 +153,10 @@ def _read_arrays(
     for name, place in places.items():
         dtype, shape = _DTYPES[place["dtype"]], tuple(int(size) for size in place["shape"])
         first, last = place["data_offsets"]
-        if min(shape, default=0) < 0 or dtype.itemsize * int(np.prod(shape)) != last - first:
-            raise ValueError(
-                f"{name} of shape {list(shape)} does not fill its {last - first} bytes"
-            )
+        if min(shape, default=0) < 0 or dtype.itemsize * math.prod(shape) != last - first:
+            raise ValueError(f"{name} has shape {list(shape)} in {last - first} bytes")
+        if (start + first) % dtype.itemsize:
+            raise ValueError(f"{name} is not aligned")
         if whole is not None:
             array = np.asarray(whole[start + first : start + last]).view(dtype).reshape(shape)
         else:
@@ -167,6 +173,7 @@ def _contents(facts: dict[str, str], arrays: dict[str, np.ndarray]) -> MultiHash
     module = _ext.index()
     bits, rows = int(facts["bits"]), int(facts["rows"])
     widths, tables = json.loads(facts["widths"]), json.loads(facts["tables"])
+    check_tables(bits, tables)
     code_size = (bits + 7) // 8
     hashed = module.MultiHash(
         code_size,

@@ -3,11 +3,20 @@
 import math
 from collections.abc import Sequence
 
+from hashfast.index.checks import as_integer
+
 # Nanoseconds, measured: a bucket or a code fetched from memory, and a byte read in sequence.
 _BUCKET, _FETCH, _BYTE = 25.0, 15.0, 0.14
 _K = 10
 _MOST_WIDTH = 26  # a table has 4 bytes a bucket
-MOST_TABLES = 64
+_MOST_TABLES = 64
+_MOST_BITS = 4096
+
+
+def check_tables(bits: int, tables: int | None) -> int | None:
+    """The number of tables asked for: TypeError or ValueError unless it and `bits` are possible."""
+    as_integer(bits, "bits", 1, _MOST_BITS)
+    return None if tables is None else as_integer(tables, "tables", 1, min(bits, _MOST_TABLES))
 
 
 def choose_widths(
@@ -21,10 +30,10 @@ def choose_widths(
     most. A substring has hardly more values than there are codes; of few codes not all bits are
     covered.
     """
-    radius = min(_nearest_distance(n, bits, _K), bits // 5)
     if tables is not None:
         return _widths(n, bits, tables)
-    choices = [_widths(n, bits, m) for m in range(1, min(MOST_TABLES, -(-bits // 4)) + 1)]
+    radius = _nearest_distance(n, bits, bits // 5)
+    choices = [_widths(n, bits, m) for m in range(1, min(_MOST_TABLES, -(-bits // 4)) + 1)]
     costs = [_cost(n, radius, code_size, widths, copies) for widths in choices]
     least = min(costs)
     return next(w for w, cost in zip(choices, costs, strict=True) if cost <= 1.15 * least)
@@ -36,14 +45,15 @@ def _widths(n: int, bits: int, tables: int) -> tuple[int, ...]:
     return tuple((covered + i) // tables for i in range(tables - 1, -1, -1))
 
 
-def _nearest_distance(n: int, bits: int, k: int) -> int:
-    """Within which distance of a query k of n uniform codes are to be expected."""
-    within, wanted = 0, (k << bits) // max(n, 1)
-    for distance in range(bits + 1):
-        within += math.comb(bits, distance)
+def _nearest_distance(n: int, bits: int, most: int) -> int:
+    """Within which distance of a query 10 of n uniform codes are to be expected; at most `most`."""
+    at, within, wanted = 1, 1, (_K << bits) // max(n, 1)
+    for distance in range(most):
         if within >= wanted:
             return distance
-    return bits
+        at = at * (bits - distance) // (distance + 1)
+        within += at
+    return most
 
 
 def _cost(n: int, radius: int, code_size: int, widths: Sequence[int], copies: bool) -> float:
