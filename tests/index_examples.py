@@ -5,9 +5,10 @@ import pytest
 from hamming_oracle import random_codes
 
 import hashfast
-from hashfast import IndexBinaryFlat, IndexBinaryMultiHash
+from hashfast import IndexBinaryAuto, IndexBinaryFlat, IndexBinaryMultiHash
+from hashfast.index import auto
 
-INDEXES = [IndexBinaryFlat, IndexBinaryMultiHash]
+INDEXES = [IndexBinaryFlat, IndexBinaryMultiHash, IndexBinaryAuto]
 every_index = pytest.mark.parametrize("kind", INDEXES)
 
 
@@ -18,9 +19,15 @@ def index_of(codes, bits=64, ids=None, kind=IndexBinaryFlat, **kwargs):
         index.add(codes)
     else:
         index.add_with_ids(codes, ids)
-    if isinstance(index, IndexBinaryMultiHash):
+    if kind is not IndexBinaryFlat:
         index.build()
     return index
+
+
+def make_tables_of_few_codes(monkeypatch):
+    """An IndexBinaryAuto of a few dozen codes measures and makes tables as one of many does."""
+    monkeypatch.setattr(auto, "_FEW_CODES", 50)
+    monkeypatch.setattr(auto, "is_long", lambda tail, rows: tail > max(20, rows // 4))
 
 
 def examples(kind=IndexBinaryFlat):

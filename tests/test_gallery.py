@@ -16,7 +16,13 @@ from hashfast.cli import main
 from hashfast.cli.encode import read_unreadable
 from hashfast.data import load
 from hashfast.hashing import HashModel, ModelConfig
-from hashfast.index import Gallery, gallery
+from hashfast.index import (
+    Gallery,
+    IndexBinaryAuto,
+    IndexBinaryFlat,
+    IndexBinaryMultiHash,
+    gallery,
+)
 from hashfast.metrics import evaluate
 
 SHADES = {"a": 20, "b": 120, "c": 220}
@@ -96,6 +102,21 @@ def test_every_file_name_survives(tmp_path):
     assert loaded.items == items
     assert loaded.labels.tolist() == list(range(len(items)))
     assert b"caf\xe9.png" in (tmp_path / "items.csv").read_bytes()
+
+
+@pytest.mark.parametrize("kind", [IndexBinaryMultiHash, IndexBinaryAuto])
+@pytest.mark.parametrize("ids", [None, [7, 5, 3]])
+def test_a_gallery_of_another_index_is_saved_as_a_flat_one(kind, ids, tmp_path):
+    index = kind(32)
+    if ids is None:
+        index.add(codes(3))
+    else:
+        index.add_with_ids(codes(3), ids)
+    Gallery(index, ["a", "b", "c"], np.array([0, 1, 0])).save(tmp_path / "g")
+    loaded = Gallery.load(tmp_path / "g").index
+    assert isinstance(loaded, IndexBinaryFlat)
+    assert loaded.ids.tolist() == (ids or [0, 1, 2])
+    np.testing.assert_array_equal(loaded.codes, codes(3))
 
 
 def test_an_empty_gallery(tmp_path):

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 from hamming_oracle import random_codes
+from index_examples import make_tables_of_few_codes
 
 import hashfast
 from hashfast import IndexBinaryAuto, IndexBinaryFlat
 from hashfast.index import auto
-from hashfast.index.costs import HASH, SCAN, Costs, Plan
+from hashfast.index.costs import HASH, SCAN, Costs, Kind, Plan
+from hashfast.index.held import Held
+from hashfast.index.multi_hash import Hashed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -19,7 +22,7 @@ QUERIES = random_codes(150, 2, 2)
 @pytest.fixture(autouse=True)
 def few_codes(monkeypatch):
     """Small indexes try their tables too."""
-    monkeypatch.setattr(auto, "_FEW_CODES", 50)
+    make_tables_of_few_codes(monkeypatch)
 
 
 def pair(codes=CODES, ids=None):
@@ -39,7 +42,7 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(one, other)
 
 
-def counted(index, monkeypatch):
+def counted(monkeypatch):
     """Which of the two ways searched, in order."""
     calls = []
 
@@ -50,18 +53,18 @@ def counted(index, monkeypatch):
 
         return call
 
-    for name, way in ((SCAN, index.flat), (HASH, index.hash)):
-        for method in ("search", "range_search"):
+    for name, way in ((SCAN, Held), (HASH, Hashed)):
+        for method in ("nearest", "within"):
             monkeypatch.setattr(way, method, counting(name, getattr(way, method)))
     return calls
 
 
-def known(index, scan, hash, **search):
+def known(index, scan, hash, queries=1, what="k", size=3, share=-1):
     """Make the index believe that it has measured these seconds."""
-    kind = index._kind(search.pop("queries", 1), search.pop("wanted", ("k", 3)), False)
+    names = Kind(queries, what, size, share, 1).by_method()
     for _ in range(3):
         for method, seconds in ((SCAN, scan), (HASH, hash)):
-            index._costs.add(method, kind.by_method()[method], seconds)
+            index._held.known.costs.add(method, names[method], seconds)
 
 
 @pytest.mark.parametrize("queries", [0, 1, 20, 150], ids=lambda n: f"q{n}")
@@ -101,8 +104,8 @@ def test_torch_queries_and_filters():
 def test_the_faster_way_searches(monkeypatch, scan, hash, expected):
     index, _ = pair()
     known(index, scan, hash)
-    known(index, scan, hash, wanted=("radius", 5))
-    calls = counted(index, monkeypatch)
+    known(index, scan, hash, what="radius", size=5)
+    calls = counted(monkeypatch)
     for _ in range(3):
         index.search(QUERIES[:1], 3)
         index.range_search(QUERIES[:1], 5)
@@ -112,7 +115,7 @@ def test_the_faster_way_searches(monkeypatch, scan, hash, expected):
 
 def test_both_are_tried_before_one_is_chosen(monkeypatch):
     index, _ = pair()
-    calls = counted(index, monkeypatch)
+    calls = counted(monkeypatch)
     for _ in range(2):
         index.search(QUERIES[:1], 3)
     assert sorted(calls) == sorted([SCAN, HASH])
@@ -120,17 +123,17 @@ def test_both_are_tried_before_one_is_chosen(monkeypatch):
 
 def test_a_large_batch_tries_both_at_once(monkeypatch):
     index, _ = pair()
-    calls = counted(index, monkeypatch)
+    calls = counted(monkeypatch)
     index.search(QUERIES, 3)
+    assert calls[:2] == [HASH, SCAN]
     assert len(calls) == 3
-    assert set(calls[:2]) == {SCAN, HASH}
 
 
 def test_kinds_of_searches_are_measured_apart():
     index, _ = pair()
     known(index, 2.0, 1.0)
     assert index.explain(1, 3).seconds
-    for other in ({"queries": 64}, {"k": 100}, {"radius": 3}, {"filtered": True}):
+    for other in ({"queries": 64}, {"k": 100}, {"radius": 3}, {"allowed": 20}):
         assert not index.explain(**({"queries": 1, "k": 3} | other)).seconds
 
 
@@ -143,7 +146,7 @@ def test_measure_knows_at_once():
     assert plan.method == best
     assert index.measure(QUERIES, 3).seconds
     ranged = index.measure(QUERIES[:2], radius=4, allowed=[1, 2, 3])
-    assert ranged == index.explain(2, radius=4, filtered=True)
+    assert ranged == index.explain(2, radius=4, allowed=3)
     assert_same(index.search(QUERIES[:1], 3), flat.search(QUERIES[:1], 3))
 
 
@@ -155,12 +158,12 @@ def test_measure_wants_queries():
 
 def test_few_codes_are_scanned(monkeypatch):
     index, _ = pair(CODES[:49])
-    calls = counted(index, monkeypatch)
+    calls = counted(monkeypatch)
     for _ in range(4):
         index.search(QUERIES[:1], 3)
     assert set(calls) == {SCAN}
     assert index.explain() == index.measure(QUERIES[:1]) == Plan(SCAN, {}, "49 codes are few")
-    assert index.hash.ntotal == 0
+    assert not index._held.tables.rows
 
 
 def test_what_was_measured_is_forgotten_with_a_quarter_of_new_codes():
@@ -187,11 +190,11 @@ def test_codes_come_and_go_in_both():
                 each.add(QUERIES[10 * step : 10 * step + 30])
         for _ in range(3):
             assert_same(index.search(QUERIES[:2], 5), flat.search(QUERIES[:2], 5))
-        assert index.ntotal == index.hash.ntotal == flat.ntotal
+        assert index.ntotal == flat.ntotal
     np.testing.assert_array_equal(index.codes, flat.codes)
     np.testing.assert_array_equal(index.reconstruct(7), flat.reconstruct(7))
     index.reset()
-    assert index.ntotal == index.hash.ntotal == 0
+    assert index.ntotal == 0
     assert index.search(QUERIES[:0], 1)[0].shape == (0, 1)
 
 
@@ -200,7 +203,7 @@ def test_an_error_leaves_both_as_they_were():
     index.build()
     with pytest.raises(ValueError, match="use add_with_ids"):
         index.add(CODES)
-    assert index.ntotal == index.hash.ntotal == 400
+    assert index.ntotal == 400
 
 
 @pytest.mark.parametrize("mmap", [False, True])
@@ -225,12 +228,114 @@ def test_files(tmp_path, mmap, n, with_ids):
         assert_same(loaded.search(QUERIES[:3], 5), flat.search(QUERIES[:3], 5))
 
 
-def test_nbytes_are_those_of_both():
+def test_nbytes_are_those_of_codes_and_tables():
     index, _ = pair()
-    assert index.nbytes == CODES.nbytes + index.hash.nbytes
+    assert index.nbytes == CODES.nbytes + index._held.tables.nbytes
     index.build()
-    assert index.hash.distinct == len(np.unique(CODES, axis=0))
-    assert index.nbytes == CODES.nbytes + index.hash.nbytes > 2 * CODES.nbytes
+    tables = index._held.tables
+    assert tables.entries == len(np.unique(CODES, axis=0))
+    assert index.nbytes == CODES.nbytes + tables.nbytes > 2 * CODES.nbytes
+
+
+def test_what_measure_finds_counts_from_then_on(monkeypatch):
+    index, _ = pair()
+    index.build()
+    known(index, 1.0, 2.0)
+    calls = counted(monkeypatch)
+    index.search(QUERIES[:1], 3)
+    # The scan takes 9 seconds now, the hash 1.
+    clock = iter([0, 9, 9, 10, 10, 19, 19, 20, 20, 29, 29, 30])
+    monkeypatch.setattr(auto.time, "perf_counter", lambda: next(clock))
+    assert index.measure(QUERIES[:1], 3).method == HASH
+    index.search(QUERIES[:1], 3)
+    assert calls == [SCAN, *[SCAN, HASH] * 3, HASH]
+
+
+def test_making_the_tables_is_not_timed(monkeypatch):
+    index, _ = pair()
+    made = []
+    make = auto.make_tables
+    monkeypatch.setattr(auto, "make_tables", lambda *a: (made.append(len(clocks)), make(*a))[1])
+    clocks = []
+    monkeypatch.setattr(auto.time, "perf_counter", lambda: clocks.append(0) or float(len(clocks)))
+    index.search(QUERIES[:1], 3)
+    monkeypatch.setattr(auto, "is_long", lambda tail, rows: tail > 0)
+    index.add(CODES[:20])
+    for _ in range(4):
+        index.search(QUERIES[:1], 3)
+    assert len(made) == 2
+    assert all(before % 2 == 0 for before in made)  # never between two readings of one search
+
+
+def test_a_search_under_way_writes_nothing_into_newer_measurements(monkeypatch):
+    index, flat = pair()
+    index.build()
+    known(index, 2.0, 1.0)
+    plan = Costs.plan
+
+    def slow(costs, kinds):
+        found = plan(costs, kinds)
+        monkeypatch.setattr(Costs, "plan", plan)
+        index.reset()
+        index.add(CODES[:60])
+        return found
+
+    monkeypatch.setattr(Costs, "plan", slow)
+    assert_same(index.search(QUERIES[:1], 3), flat.search(QUERIES[:1], 3))
+    assert not index._held.known.chosen
+    flat.reset()
+    flat.add(CODES[:60])
+    assert_same(index.search(QUERIES[:1], 3), flat.search(QUERIES[:1], 3))
+
+
+def test_a_large_batch_sees_the_codes_of_one_moment(monkeypatch):
+    index, flat = pair()
+    search = auto.Both.search
+
+    def removing(*arguments):
+        found = search(*arguments)
+        index.remove_ids(range(50))
+        return found
+
+    monkeypatch.setattr(auto.Both, "search", removing)
+    mask = np.ones(400, bool)
+    mask[::7] = False
+    assert_same(index.search(QUERIES, 3, mask), flat.search(QUERIES, 3, mask))
+
+
+def test_without_memory_for_tables_all_is_scanned(monkeypatch):
+    def fails(*_):
+        raise MemoryError
+
+    index, flat = pair()
+    monkeypatch.setattr(auto, "make_tables", fails)
+    with pytest.warns(UserWarning, match="no memory for tables of 400 codes"):
+        found = index.search(QUERIES[:1], 3)
+    assert_same(found, flat.search(QUERIES[:1], 3))
+    assert_same(index.search(QUERIES[:1], 3), flat.search(QUERIES[:1], 3))
+    assert index.explain() == Plan(SCAN, {}, "there is no room for tables of 400 codes")
+
+
+def test_shares_that_are_allowed_are_kinds_of_their_own():
+    index, flat = pair()
+    for allowed in (np.arange(400), np.arange(200), np.arange(3)):
+        for _ in range(7):
+            assert_same(index.search(QUERIES[:1], 2, allowed), flat.search(QUERIES[:1], 2, allowed))
+    shares = {kind.share for kind in index._held.known.chosen}
+    assert shares == {1, 2, 8}
+
+
+def test_padding_warns_once_where_search_was_called():
+    index, _ = pair(CODES[:60])
+    for queries in (QUERIES[:1], QUERIES):
+        with pytest.warns(UserWarning, match="k is 70 but there are 60 codes") as caught:
+            index.search(queries, 70)
+        assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_no_queries_are_explained():
+    index, _ = pair()
+    assert index.explain(0) == Plan(SCAN, {}, "there are no queries")
 
 
 KINDS = {SCAN: "batch", HASH: "one"}
@@ -253,8 +358,9 @@ class TestCosts:
         assert self.costs([1, 1, 1], [2, 2]).plan(KINDS) is None
         assert self.costs([1, 1, 1], [2, 2, 2]).plan(KINDS).method == SCAN
 
-    def test_clear_ones_want_one(self):
-        plan = self.costs([1.0], [0.2]).plan(KINDS)
+    def test_clear_ones_want_two(self):
+        assert self.costs([1.0, 1.0], [0.2]).plan(KINDS) is None
+        plan = self.costs([1.0, 1.0], [0.2, 0.2]).plan(KINDS)
         assert plan.method == HASH
         assert plan.seconds == {SCAN: 1.0, HASH: 0.2}
         assert str(plan) == (

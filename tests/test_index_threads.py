@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 from hamming_oracle import assert_same
-from index_examples import every_index, index_of
+from index_examples import every_index, index_of, make_tables_of_few_codes
 
 from hashfast import IndexBinaryFlat, ops
 
@@ -68,7 +68,8 @@ def test_a_change_in_the_midst_of_pairs(change):
 
 
 @every_index
-def test_readers_beside_a_writer(kind):
+def test_readers_beside_a_writer(kind, monkeypatch):
+    make_tables_of_few_codes(monkeypatch)
     fixed, moving = np.arange(50), np.arange(1000, 1400)
     index = index_of(codes_of(fixed), ids=fixed, kind=kind)
     errors, done = [], threading.Event()

@@ -17,7 +17,9 @@ inline Key key_of(int64_t distance, uint32_t row) {
 // The k nearest rows among those added.
 class Nearest {
  public:
-  Nearest(int64_t k, int64_t bits) : k_(k), threshold_(bits), counts_(bits + 1) {}
+  Nearest(int64_t k, int64_t bits) : k_(k), threshold_(bits), counts_(bits + 1) {
+    keys_.reserve(kFirstRoom);
+  }
 
   // The largest distance that may still be among the k nearest.
   int64_t threshold() const { return threshold_; }
@@ -46,7 +48,7 @@ class Nearest {
   }
 
  private:
-  static constexpr int64_t kLeastRoom = 4096;
+  static constexpr int64_t kFirstRoom = 128, kLeastRoom = 4096;
 
   void keep_nearest() {
     std::nth_element(keys_.begin(), keys_.begin() + (k_ - 1), keys_.end());

@@ -45,7 +45,8 @@ std::vector<Substring> substrings(const Widths& widths, int64_t bytes) {
     parts.emplace_back(first, width, bytes);
     first += width;
   }
-  if (parts.empty()) throw std::invalid_argument("there is no substring");
+  if (parts.empty() || parts.size() > kMostTables)
+    throw std::invalid_argument("the number of substrings is not 1 to 64");
   return parts;
 }
 

@@ -16,6 +16,7 @@ namespace hashfast::index {
 
 // A value of an entry is its row, or with this bit a group of rows whose codes are equal.
 constexpr uint32_t kGroup = uint32_t{1} << 31;
+constexpr int64_t kMostTables = 64;
 
 // Entries sorted by a substring of their codes.
 struct Table {

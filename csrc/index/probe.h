@@ -50,17 +50,22 @@ class Probe {
  public:
   Probe(const MultiHash& index, const Request& request, const uint8_t* query, Hits& hits)
       : index_(index), request_(request), query_(query), hits_(hits) {
-    home_.reserve(index.tables.size());
     for (const Table& table : index.tables) {
-      home_.push_back(table.part.template of<Bytes>(query, index.bytes));
-      __builtin_prefetch(table.limits + home_.back());
+      const uint32_t value = table.part.template of<Bytes>(query, index.bytes);
+      __builtin_prefetch(table.limits + value);
+      homes_[num_tables_++] = {&table, value, {}};
     }
-    for (size_t t = 0; t < home_.size(); ++t)
-      fetch(index.tables[t], bucket(index.tables[t], home_[t]));
+    for (int64_t t = 0; t < num_tables_; ++t) {
+      homes_[t].run = bucket(*homes_[t].table, homes_[t].value);
+      fetch(*homes_[t].table, homes_[t].run);
+    }
+    // Any order of the tables will do; where the query is unlike its neighbours there is least to
+    // compare.
+    std::sort(homes_, homes_ + num_tables_,
+              [](const Home& a, const Home& b) { return a.run.size() < b.run.size(); });
   }
 
   void run() {
-    const int64_t m = static_cast<int64_t>(index_.tables.size());
     if (hits_.complete(-1)) return;
     Simd::template scan<Bytes>(request_.tail, request_.tail_rows, query_, index_.bytes, hits_,
                                [&](int64_t i, int64_t distance) {
@@ -69,11 +74,12 @@ class Probe {
     if (!index_.entries) return;
     const double scan_cost = static_cast<double>(index_.entries) * read_cost(index_.bytes);
     for (int64_t weight = 0;; ++weight)
-      for (int64_t t = 0; t < m; ++t) {
-        if (step_cost(index_.tables[t], weight) > scan_cost) return scan_unseen(t, weight);
+      for (int64_t t = 0; t < num_tables_; ++t) {
+        const Table& table = *homes_[t].table;
+        if (step_cost(table, weight) > scan_cost) return scan_unseen(t, weight);
         visit(t, weight);
         // Every bucket of this table has been visited, or every code that may matter.
-        if (weight == index_.tables[t].part.width() || hits_.complete(m * weight + t)) return;
+        if (weight == table.part.width() || hits_.complete(num_tables_ * weight + t)) return;
       }
   }
 
@@ -81,6 +87,13 @@ class Probe {
   struct Run {
     uint32_t first, last;
     int64_t size() const { return last - first; }
+  };
+
+  // The query's own bucket in a table.
+  struct Home {
+    const Table* table;
+    uint32_t value;
+    Run run;
   };
 
   // Found, but it is not known yet whether before: its value is on its way from memory.
@@ -116,12 +129,12 @@ class Probe {
     return masks_of(table.part.width(), weight) * (kBucketCost + filled * each);
   }
 
-  // Whether a code was in a bucket visited before those of this weight in table t.
+  // Whether a code was in a bucket before those of this weight in the t-th table.
   HASHFAST_INLINE bool seen(const uint8_t* code, int64_t t, int64_t weight) const {
-    const int64_t m = static_cast<int64_t>(index_.tables.size());
-    for (int64_t other = 0; other < m; ++other) {
-      const uint32_t value = index_.tables[other].part.template of<Bytes>(code, index_.bytes);
-      if (__builtin_popcount(value ^ home_[other]) < weight + (other < t)) return true;
+    for (int64_t other = 0; other < num_tables_; ++other) {
+      const Home& home = homes_[other];
+      const uint32_t value = home.table->part.template of<Bytes>(code, index_.bytes);
+      if (__builtin_popcount(value ^ home.value) < weight + (other < t)) return true;
     }
     return false;
   }
@@ -191,7 +204,7 @@ class Probe {
 
   // Looks into the buckets of a table whose values differ from the query's in `weight` bits.
   void visit(int64_t t, int64_t weight) {
-    const Table& table = index_.tables[t];
+    const Table& table = *homes_[t].table;
     const int64_t width = table.part.width();
     if (weight > width) return;
     const uint64_t end = uint64_t{1} << width;
@@ -213,7 +226,7 @@ class Probe {
 
       num_buckets = 0;
       for (; mask < end && num_buckets < kBatch; ++num_buckets) {
-        buckets[num_buckets] = home_[t] ^ static_cast<uint32_t>(mask);
+        buckets[num_buckets] = homes_[t].value ^ static_cast<uint32_t>(mask);
         __builtin_prefetch(table.limits + buckets[num_buckets]);
         mask = weight ? next_mask(mask) : end;
       }
@@ -232,7 +245,7 @@ class Probe {
     return carried | ((mask ^ carried) >> 2) >> __builtin_ctzll(mask);
   }
 
-  // Compares the codes that no bucket had that comes before those of this weight in table t.
+  // Compares the codes that were in no bucket before those of this weight in the t-th table.
   void scan_unseen(int64_t t, int64_t weight) {
     compare(index_.tables.front(), {0, static_cast<uint32_t>(index_.entries)}, t, weight);
   }
@@ -241,7 +254,8 @@ class Probe {
   const Request& request_;
   const uint8_t* const query_;
   Hits& hits_;
-  std::vector<uint32_t> home_;  // the query's own bucket in each table
+  Home homes_[kMostTables];  // of each table, in the order in which they are visited
+  int64_t num_tables_ = 0;
 };
 
 template <class Simd, class Hits>

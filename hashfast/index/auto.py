@@ -3,68 +3,119 @@
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import numpy as np
 import torch
 
-from hashfast._inputs import Array
+from hashfast._inputs import Array, to_tensor
 from hashfast.index.allowed import Allowed
 from hashfast.index.base import IndexBinary
-from hashfast.index.checks import as_integer, check_k, check_radius
-from hashfast.index.costs import HASH, METHODS, SCAN, Costs, Plan
-from hashfast.index.flat import IndexBinaryFlat
-from hashfast.index.held import Held, Rows
-from hashfast.index.io import FlatFile
-from hashfast.index.multi_hash import Hashed, IndexBinaryMultiHash, no_tables
+from hashfast.index.checks import as_integer, check_k, check_radius, warn_if_padded
+from hashfast.index.costs import HASH, METHODS, SCAN, Kind, Known, Plan
+from hashfast.index.held import Held, Ids, Rows
+from hashfast.index.multi_hash import (
+    MOST_CODES,
+    Hashed,
+    arrays_like,
+    as_bytes,
+    copies_by_default,
+    ids_at,
+    is_long,
+    make_tables,
+    no_tables,
+)
 from hashfast.index.multi_hash_file import AUTO, MultiHashFile, write_multi_hash
+from hashfast.index.substrings import check_tables
 
+if TYPE_CHECKING:
+    from hashfast._index import MultiHash
+
+_CPU = torch.device("cpu")
 _FEW_CODES = 20_000  # a scan of them takes no longer than a few probes
-# A large batch tries both methods on a part each: enough queries for the scan to be at its best.
-_TRIED = {HASH: 4, SCAN: 64}
-_LARGE = 2 * sum(_TRIED.values())
+_SCANNED = 64  # queries, enough for the scan to be at its best
 _ROUNDS = 3  # of `measure`
+_MOST_CHOICES = 1000
 
-Run = Callable[[IndexBinary[Any], Array], tuple[Array, ...]]
+Found = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """What the time of a search depends on besides the codes."""
+class Both:
+    """Codes in row order with their ids, tables of the first rows, and what is known of them."""
 
-    queries: int
-    wanted: tuple[str, int]  # ("k", k) or ("radius", radius)
-    filtered: bool
-    threads: int
+    held: Held
+    tables: "MultiHash"
+    known: Known
 
-    def by_method(self) -> dict[str, Hashable]:
-        """Names, for each method, of the searches that take about the same time a query."""
-        what, size = self.wanted
-        alike = what, size.bit_length() if what == "k" else size, self.filtered, self.threads
-        # A query in the tables does not care for the others, but for whether threads share them.
-        batch, shared = min(self.queries, 1024).bit_length(), self.queries >= 16
-        return {SCAN: (batch, *alike), HASH: (shared, *alike)}
+    @property
+    def ids(self) -> Ids:
+        return self.held.ids
+
+    def more(self, codes: torch.Tensor, ids: torch.Tensor | None) -> Self:
+        return self._with(self.held.more(codes, ids), self.tables)
+
+    def only(self, rows: torch.Tensor) -> Self:
+        held = self.held.only(rows)
+        return self._with(held, no_tables(held.codes.shape[1]))
+
+    def codes_at(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.held.codes_at(rows)
+
+    def _with(self, held: Held, tables: "MultiHash") -> Self:
+        known, n = self.known, held.ids.n
+        if abs(n - known.n) > known.n // 4:
+            known = Known(n)
+        return replace(self, held=held, tables=tables, known=known)
+
+    @cached_property
+    def hashed(self) -> Hashed:
+        behind = self.held.codes[self.tables.rows :]
+        return Hashed(self.tables, Rows(behind, len(behind)), self.ids)
+
+    @cached_property
+    def wants_tables(self) -> bool:
+        """Whether tables should be made before they are searched."""
+        n = self.ids.n
+        return self.may_hash and is_long(n - self.tables.rows, self.tables.rows)
+
+    @property
+    def may_hash(self) -> bool:
+        return _FEW_CODES <= self.ids.n <= MOST_CODES and not self.known.no_room
+
+    def search(
+        self, method: str, queries: np.ndarray, kind: Kind, bitmap: np.ndarray | None
+    ) -> Found:
+        """What the kind asks for, by one of the methods; rows, not ids."""
+        if method == HASH:
+            find = self.hashed.nearest if kind.what == "k" else self.hashed.within
+            return find(queries, kind.size, bitmap)
+        scan = self.held.nearest if kind.what == "k" else self.held.within
+        allowed = None if bitmap is None else to_tensor(bitmap)
+        return tuple(part.numpy() for part in scan(to_tensor(queries), kind.size, allowed))
 
 
-class IndexBinaryAuto(IndexBinary[Held]):
-    """Packed codes in an IndexBinaryFlat and an IndexBinaryMultiHash; the faster one searches.
+class IndexBinaryAuto(IndexBinary[Both]):
+    """Packed codes in row order and in hash tables; every search takes the faster way.
 
-    A scan is best for many queries, few codes and distant neighbours, multi-index hashing for few
-    queries, many codes and near neighbours. Both give the same results. Which is faster depends on
-    the codes as well, so it is measured: the first searches of a kind (number of queries, k or
-    radius, filtered or not, threads) try both, later ones take the better; `explain` tells which
-    and why, `measure` finds out at once. When a quarter of the codes is new, all is measured again.
+    A scan (as in IndexBinaryFlat) is best for many queries, few codes and distant neighbours,
+    multi-index hashing (as in IndexBinaryMultiHash) for few queries, many codes and near
+    neighbours. Both give the same results. Which is faster depends on the codes as well, so it is
+    measured: the first searches of a kind (number of queries, k or radius, share of the codes that
+    is allowed, threads) try both, later ones take the better; `explain` tells which and why,
+    `measure` finds out at once. When a quarter of the codes is new, all is measured again.
 
-    Takes the memory of both. Tables are made by the first search that tries them, of 20,000 codes
-    or more, and made anew as IndexBinaryMultiHash does. On the CPU. Any number of threads may read
-    while one adds or removes.
+    Takes the memory of both, of ids once. Tables are made by the first search of 20,000 codes or
+    more, and made anew as IndexBinaryMultiHash does; where there is no memory for them, or more
+    than 2**31 - 1 codes, all is scanned. On the CPU.
 
-    Attributes:
-        flat: the index that scans.
-        hash: the index with tables; empty until they are first tried.
+    Any number of threads may read while one adds or removes; each call sees the codes of one
+    moment.
     """
 
     def __init__(self, bits: int) -> None:
@@ -77,57 +128,58 @@ class IndexBinaryAuto(IndexBinary[Held]):
             TypeError, ValueError: bits is not such a number.
             ImportError: the compiled module is missing.
         """
-        self.hash = IndexBinaryMultiHash(bits)
-        self.flat = IndexBinaryFlat(bits)
+        check_tables(bits, None)
         self._writing = threading.Lock()
-        self._forget()
-        super().__init__(bits, "cpu")
+        super().__init__(bits, _CPU)
 
     def __repr__(self) -> str:
-        return f"IndexBinaryAuto(bits={self.d}, ntotal={self.ntotal}, tables={self.hash.widths})"
-
-    @property
-    def _held(self) -> Held:  # type: ignore[override]  # both indexes hold the same
-        return self.flat._held
+        tables = len(self._held.tables.widths) if self._held.tables.rows else 0
+        return f"IndexBinaryAuto(bits={self.d}, ntotal={self.ntotal}, tables={tables})"
 
     @property
     def codes(self) -> Array:
         """The codes, uint8 [ntotal, code_size], without a copy; read-only."""
-        return self.flat.codes
+        view = self._held.held.codes.numpy()
+        view.flags.writeable = False
+        return view
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both indexes."""
-        return self.flat.codes.nbytes + self.hash.nbytes
+        """Bytes of codes, tables, and ids given."""
+        both = self._held
+        given = 0 if both.ids.given is None else both.ids.given.room.nbytes
+        return both.held.rows.room.nbytes + both.tables.nbytes + given
 
     def search(self, query: Array, k: int, allowed: Allowed | None = None) -> tuple[Array, Array]:
-        if type(k) is int and isinstance(query, Array):
-            # Once it is known which is faster, asking takes next to nothing.
-            chosen = self._chosen.get((query.shape, k, allowed is None, torch.get_num_threads()))
-            if chosen is not None:
-                return chosen.search(query, k, allowed)
-        self._checked(query, "query")
-        k = check_k(k, self.ntotal)
-        distances, ids = self._search(
-            query, ("k", k), allowed, lambda index, some: index.search(some, k, allowed)
-        )
-        return distances, ids
+        queries, both = self._query_array(query), self._held
+        k = check_k(k, both.ids.n)
+        known = len(queries), "k", k, -1, torch.get_num_threads()  # equal to a Kind, made faster
+        if allowed is None and both.known.chosen.get(known) == HASH and not both.wants_tables:
+            distances, rows = both.hashed.nearest(queries, k, None)
+        else:
+            both, (distances, rows) = self._search(queries, "k", k, allowed)
+        n = both.ids.n
+        if k > n or allowed is not None:
+            warn_if_padded(torch.from_numpy(rows), n, filtered=allowed is not None)
+        found, ids = arrays_like(query, distances, ids_at(both.ids, rows))
+        return found, ids
 
     def range_search(
         self, query: Array, radius: int, allowed: Allowed | None = None, strict: bool = False
     ) -> tuple[Array, Array, Array]:
-        self._checked(query, "query")
+        queries = self._query_array(query)
         limit = check_radius(radius, self.code_size, strict)
-        limits, distances, ids = self._search(
-            query,
-            ("radius", limit),
-            allowed,
-            lambda index, some: index.range_search(some, radius, allowed, strict),
-        )
-        return limits, distances, ids
+        both, (limits, distances, rows) = self._search(queries, "radius", limit, allowed)
+        bounds, found, ids = arrays_like(query, limits, distances, ids_at(both.ids, rows))
+        return bounds, found, ids
 
     def explain(
-        self, queries: int = 1, k: int = 10, *, radius: int | None = None, filtered: bool = False
+        self,
+        queries: int = 1,
+        k: int = 10,
+        *,
+        radius: int | None = None,
+        allowed: int | None = None,
     ) -> Plan:
         """How the next search by so many queries would go, and why.
 
@@ -135,13 +187,16 @@ class IndexBinaryAuto(IndexBinary[Held]):
             queries: how many.
             k: neighbours per query.
             radius: of a range search, instead of k.
-            filtered: whether only some codes are allowed.
+            allowed: how many codes may be found. Default: all.
 
         Raises:
             TypeError, ValueError: not such numbers.
         """
         queries = as_integer(queries, "queries", 0)
-        return self._plan(self._kind(queries, self._wanted(k, radius), filtered))
+        if allowed is not None:
+            allowed = as_integer(allowed, "allowed", 0, self.ntotal)
+        both = self._held
+        return _plan(both, _kind(both, queries, *self._wanted(k, radius), allowed))
 
     def measure(
         self,
@@ -163,149 +218,165 @@ class IndexBinaryAuto(IndexBinary[Held]):
         Raises:
             TypeError, ValueError: as these raise, and for no query.
         """
-        self._checked(query, "query")
-        if not len(query):
+        queries = self._query_array(query)
+        if not len(queries):
             raise ValueError("query is empty; expected queries like those to come")
-        wanted = self._wanted(k, radius)
-        kind = self._kind(len(query), wanted, allowed is not None)
-
-        def run(index: IndexBinary[Any], some: Array) -> tuple[Array, ...]:
-            if radius is not None:
-                return index.range_search(some, radius, allowed)
-            return index.search(some, k, allowed)
-
-        if self.ntotal >= _FEW_CODES:
-            self._make_tables()
+        what, size = self._wanted(k, radius)
+        both = self._ready()
+        bitmap = as_bytes(allowed, both.ids)
+        kind = _kind(both, len(queries), what, size, _count(bitmap))
+        tried = _tried(len(queries))
+        if both.may_hash:
             for _ in range(_ROUNDS):
                 for method in METHODS:
-                    some = query[: _TRIED[method]] if len(query) >= _LARGE else query
-                    self._timed(method, kind, some, run)
-        return self._plan(kind)
+                    _timed(both, method, queries[: tried.get(method)], kind, bitmap)
+            both.known.chosen.clear()
+        return _plan(both, kind)
 
     def build(self) -> None:
-        """Make the tables of all codes now, instead of in the first search that tries them."""
-        self._make_tables()
-        self.hash.build()
+        """Make the tables now, instead of in the first search: of 20,000 codes or more."""
+        self._ready()
 
     def reset(self) -> None:
+        empty = Held.empty(self.code_size, _CPU)
         with self._writing:
-            self.flat.reset()
-            self.hash.reset()
-            self._forget()
+            self._held = Both(empty, no_tables(self.code_size), Known(0))
 
     def write(self, file: BinaryIO) -> None:
-        self.build()
-        write_multi_hash(file, self.hash.contents()._replace(kind=AUTO))
+        both = self._held
+        copies, behind, ids = copies_by_default(self.d), both.hashed.behind, both.ids.bytes()
+        write_multi_hash(
+            file, MultiHashFile(self.d, None, True, copies, both.tables, behind, ids, AUTO)
+        )
 
     @classmethod
-    def _holding(cls, contents: MultiHashFile) -> "IndexBinaryAuto":
-        """Make an index of the arrays themselves that a file has; codes are put in row order."""
+    def _holding(cls, contents: MultiHashFile) -> Self:
+        """Make an index of the arrays that a file has; codes are put in row order."""
         index = cls(contents.bits)
-        index.hash = IndexBinaryMultiHash._holding(contents)
-        held = index.hash._held
-        index.flat = IndexBinaryFlat._holding(
-            FlatFile(contents.bits, held.codes(), held.ids.bytes())
-        )
-        index._forget()
+        tables, tail = contents.hashed, contents.tail
+        codes = tables.codes(np.ascontiguousarray(tail)) if tables.rows else tail
+        n = len(codes)
+        held = Held(Rows.of(codes, _CPU), Ids.of(contents.ids, n, _CPU))
+        index._held = Both(held, tables, Known(n))
         return index
 
     def _search(
-        self, query: Array, wanted: tuple[str, int], allowed: Allowed | None, run: Run
-    ) -> tuple[Array, ...]:
-        if self.ntotal < _FEW_CODES or not len(query):
-            return run(self.flat, query)
-        self._make_tables()
-        kind = self._kind(len(query), wanted, allowed is not None)
-        costs, names = self._costs, kind.by_method()
-        plan = costs.plan(names)
-        if plan is not None:
-            chosen = self._index(plan.method)
-            what, size = wanted
-            if what == "k":
-                self._chosen[query.shape, size, allowed is None, kind.threads] = chosen
-            return run(chosen, query)
-        if len(query) < _LARGE:
-            method = min(METHODS, key=lambda name: costs.count(name, names[name]))
-            return self._timed(method, kind, query, run)
+        self, queries: np.ndarray, what: str, size: int, allowed: Allowed | None
+    ) -> tuple[Both, Found]:
+        """What is found, and of which codes."""
+        both = self._held
+        while True:
+            bitmap = None if allowed is None else as_bytes(allowed, both.ids)
+            kind = _kind(both, len(queries), what, size, _count(bitmap))
+            method = _method(both, kind)
+            if method == SCAN or not both.wants_tables:
+                break
+            both = self._ready()  # other codes, perhaps, and another bitmap
+        if method is not None:
+            return both, both.search(method, queries, kind, bitmap)
+        costs, names = both.known.costs, kind.by_method()
+        tried = _tried(len(queries))
+        if not tried:
+            return both, _timed(both, costs.next(names), queries, kind, bitmap)
         parts, start = [], 0
-        for method in METHODS:
-            parts.append(self._timed(method, kind, query[start : start + _TRIED[method]], run))
-            start += _TRIED[method]
-        better = min(METHODS, key=lambda name: costs.seconds(name, names[name]))
-        parts.append(self._timed(better, kind, query[start:], run))
-        return _joined(parts)
-
-    def _timed(self, method: str, kind: _Kind, query: Array, run: Run) -> tuple[Array, ...]:
-        start = time.perf_counter()
-        found = run(self._index(method), query)
-        seconds = (time.perf_counter() - start) / len(query)
-        self._costs.add(method, kind.by_method()[method], seconds)
-        return found
-
-    def _plan(self, kind: _Kind) -> Plan:
-        n = self.ntotal
-        if n < _FEW_CODES:
-            return Plan(SCAN, {}, f"{n} codes are few")
-        names = kind.by_method()
-        known = self._costs.plan(names)
-        if known is not None:
-            return known
-        seen = {name: self._costs.seconds(name, names[name]) for name in METHODS}
-        seen = {name: seconds for name, seconds in seen.items() if not math.isnan(seconds)}
-        method = min(METHODS, key=lambda name: self._costs.count(name, names[name]))
-        return Plan(method, seen, "the first searches of a kind try both, to measure them")
+        for name, count in tried.items():
+            some = queries[start : start + count]
+            parts.append(_timed(both, name, some, kind, bitmap))
+            start += count
+        parts.append(_timed(both, costs.better(names), queries[start:], kind, bitmap))
+        return both, _joined(parts)
 
     def _wanted(self, k: int, radius: int | None) -> tuple[str, int]:
         if radius is not None:
             return "radius", check_radius(radius, self.code_size)
         return "k", check_k(k, self.ntotal)
 
-    def _kind(self, queries: int, wanted: tuple[str, int], filtered: bool) -> _Kind:
-        return _Kind(queries, wanted, filtered, torch.get_num_threads())
+    def _ready(self) -> Both:
+        """The codes with tables, where there can be some."""
+        if self._held.wants_tables:
+            # Another search may have made the tables while this one waited for them.
+            self._update(lambda both: self._rebuilt(both) if both.wants_tables else both)
+        return self._held
 
-    def _index(self, method: str) -> IndexBinaryFlat | IndexBinaryMultiHash:
-        return self.flat if method == SCAN else self.hash
+    def _rebuilt(self, both: Both) -> Both:
+        codes = both.held.codes.numpy()
+        try:
+            tables = make_tables(codes, self.d, None, True, copies_by_default(self.d))
+        except MemoryError:
+            warnings.warn(
+                f"there is no memory for tables of {len(codes)} codes: all searches scan them",
+                stacklevel=5,
+            )
+            return replace(both, known=Known(len(codes), no_room=True))
+        return replace(both, tables=tables)
 
-    def _make_tables(self) -> None:
-        with self._writing:
-            if self.hash.ntotal or not self.flat.ntotal:
-                return
-            held = self.flat._held
-            empty = no_tables(self.code_size)
-            self.hash._held = Hashed(empty, Rows(held.codes, held.rows.n), held.ids)
-        self.hash.build()
-
-    def _update(self, change: Callable[[Any], Any]) -> None:
-        with self._writing:
-            if self.hash.ntotal:
-                self.hash._update(change)  # first: it can refuse more codes than it takes
-            self.flat._update(change)
-            if abs(self.ntotal - self._measured) > self._measured // 4:
-                self._forget()
-
-    def _forget(self) -> None:
-        """Forget what was measured; searches that are under way may still add to the old."""
-        self._measured = self.flat.ntotal
-        self._costs = Costs()
-        self._chosen: dict[Hashable, IndexBinaryFlat | IndexBinaryMultiHash] = {}
+    def _update(self, change: Callable[[Both], Both]) -> None:
+        with self._writing:  # a search may make tables while another thread adds
+            super()._update(change)
 
 
-def _joined(parts: list[tuple[Array, ...]]) -> tuple[Array, ...]:
-    """Results of consecutive queries as those of all; of three the first are limits."""
-    if len(parts[0]) == 3:
-        ends = [0, *accumulate(int(limits[-1]) for limits, _, _ in parts)]
-        parts = [
-            (limits[1:] + end, *found) for (limits, *found), end in zip(parts, ends, strict=False)
-        ]
-        first = parts[0]
-        parts[0] = (_with_zero(first[0]), *first[1:])
-    return tuple(_concatenated(column) for column in zip(*parts, strict=True))
+def _kind(both: Both, queries: int, what: str, size: int, allowed: int | None) -> Kind:
+    share = -1 if allowed is None else (both.ids.n // max(allowed, 1)).bit_length()
+    return Kind(queries, what, size, share, torch.get_num_threads())
 
 
-def _with_zero(limits: Array) -> Array:
-    return _concatenated([limits[:1] * 0, limits])
+def _count(bitmap: np.ndarray | None) -> int | None:
+    return None if bitmap is None else int(np.bitwise_count(bitmap).sum(dtype=np.int64))
 
 
-def _concatenated(arrays: Sequence[Any]) -> Array:
-    join: Any = torch.cat if isinstance(arrays[0], torch.Tensor) else np.concatenate
-    return join(arrays)
+def _method(both: Both, kind: Kind) -> str | None:
+    """The better method; None where that is not known yet."""
+    if not kind.queries or not both.may_hash:
+        return SCAN
+    chosen = both.known.chosen
+    method = chosen.get(kind)
+    if method is None:
+        plan = both.known.costs.plan(kind.by_method())
+        if plan is None:
+            return None
+        if len(chosen) >= _MOST_CHOICES:  # of as many kinds, few come again
+            chosen.clear()
+        method = chosen[kind] = plan.method
+    return method
+
+
+def _plan(both: Both, kind: Kind) -> Plan:
+    n = both.ids.n
+    if not kind.queries or n < _FEW_CODES:
+        return Plan(SCAN, {}, f"{n} codes are few" if kind.queries else "there are no queries")
+    if not both.may_hash:
+        return Plan(SCAN, {}, f"there is no room for tables of {n} codes")
+    costs, names = both.known.costs, kind.by_method()
+    known = costs.plan(names)
+    if known is not None:
+        return known
+    seen = {name: costs.seconds(name, names[name]) for name in METHODS}
+    seen = {name: seconds for name, seconds in seen.items() if not math.isnan(seconds)}
+    reason = "the first searches of a kind try both, to measure them"
+    return Plan(costs.next(names), seen, reason)
+
+
+def _tried(queries: int) -> dict[str, int]:
+    """How many queries of a large batch try each method; none where all of them are needed."""
+    tried = {HASH: max(4, 8 * torch.get_num_threads()), SCAN: _SCANNED}
+    return tried if queries >= 2 * sum(tried.values()) else {}
+
+
+def _timed(
+    both: Both, method: str, queries: np.ndarray, kind: Kind, bitmap: np.ndarray | None
+) -> Found:
+    start = time.perf_counter()
+    found = both.search(method, queries, kind, bitmap)
+    seconds = (time.perf_counter() - start) / len(queries)
+    both.known.costs.add(method, kind.by_method()[method], seconds)
+    return found
+
+
+def _joined(parts: list[Found]) -> Found:
+    """Results of consecutive queries as those of all; of three arrays the first are limits."""
+    columns = list(zip(*parts, strict=True))
+    if len(columns) == 3:
+        ends = [0, *accumulate(int(limits[-1]) for limits in columns[0])]
+        shifted = [limits[1:] + end for limits, end in zip(columns[0], ends, strict=False)]
+        columns[0] = (np.zeros(1, np.int64), *shifted)
+    return tuple(np.concatenate(column) for column in columns)

@@ -13,7 +13,7 @@ NO_DISTANCE = 2**31 - 1
 NO_ID = -1
 _MAX_K = 2**31 - 1
 _NO_MEMORY = re.compile("allocate|out of memory|bad_alloc")  # torch: a RuntimeError
-_RESULT_BYTES = 12  # a distance int32 and an id int64
+RESULT_BYTES = 12  # a distance int32 and an id int64
 
 
 def like(original: Array, *results: torch.Tensor) -> tuple[Array, ...]:
@@ -63,7 +63,7 @@ def no_memory(n: int, k: int, queries: int) -> MemoryError:
     """The error for results that do not fit."""
     return MemoryError(
         f"no memory to search {n} codes for k = {k} neighbours of {queries} queries, whose results "
-        f"alone take {_RESULT_BYTES * queries * k} bytes: lower k or search for fewer queries at "
+        f"alone take {RESULT_BYTES * queries * k} bytes: lower k or search for fewer queries at "
         "once"
     )
 

@@ -2,13 +2,36 @@
 
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 SCAN, HASH = "scan", "multi-index hash"
 METHODS = (SCAN, HASH)
 _SAMPLES = 3
-# So much slower once, so much slower always.
-_CLEAR = 4.0
+# So much slower twice, so much slower always.
+_CLEAR, _CLEAR_SAMPLES = 4.0, 2
+
+
+class Kind(NamedTuple):
+    """What the time of a search depends on besides the codes.
+
+    queries: how many. what, size: "k" or "radius", and which. share: one in about 2 to this power
+    of the codes is allowed; -1 without a filter. threads: that search.
+    """
+
+    queries: int
+    what: str
+    size: int
+    share: int
+    threads: int
+
+    def by_method(self) -> dict[str, Hashable]:
+        """Names, for each method, of the searches that take about the same time a query."""
+        size = self.size.bit_length() if self.what == "k" else self.size
+        alike = self.what, size, self.share, self.threads
+        # A query in the tables does not care for the others, but for whether threads share them.
+        batch, shared = min(self.queries, 1024).bit_length(), self.queries >= 16
+        return {SCAN: (batch, *alike), HASH: (shared, *alike)}
 
 
 @dataclass(frozen=True)
@@ -52,12 +75,31 @@ class Costs:
     def plan(self, kinds: dict[str, Hashable]) -> Plan | None:
         """The better method of one search, whose kind each method has its own name for; None while
         too little has been seen."""
-        seconds = {name: self.seconds(name, kind) for name, kind in kinds.items()}
-        if any(map(math.isnan, seconds.values())):
+        counts = [self.count(name, kind) for name, kind in kinds.items()]
+        if min(counts) < _CLEAR_SAMPLES:
             return None
+        seconds = {name: self.seconds(name, kind) for name, kind in kinds.items()}
         best, other = sorted(METHODS, key=seconds.__getitem__)
         ratio = seconds[other] / seconds[best]
-        counts = [self.count(name, kind) for name, kind in kinds.items()]
         if min(counts) < _SAMPLES and ratio < _CLEAR:
             return None
         return Plan(best, seconds, f"measured {ratio:.1f} times faster")
+
+    def next(self, kinds: dict[str, Hashable]) -> str:
+        """The method to try next, the one seen less often."""
+        return min(METHODS, key=lambda name: self.count(name, kinds[name]))
+
+    def better(self, kinds: dict[str, Hashable]) -> str:
+        """The method that was faster so far; both have been seen."""
+        return min(METHODS, key=lambda name: self.seconds(name, kinds[name]))
+
+
+@dataclass
+class Known:
+    """What was measured of about n codes: times, the better method by Kind, and whether there is no
+    room for tables."""
+
+    n: int
+    costs: Costs = field(default_factory=Costs)
+    chosen: dict[tuple, str] = field(default_factory=dict)
+    no_room: bool = False

@@ -6,11 +6,10 @@ from typing import Any, BinaryIO
 
 import torch
 
-from hashfast import ops
 from hashfast._inputs import Array
 from hashfast.index.allowed import Allowed, as_bitmap
 from hashfast.index.base import IndexBinary
-from hashfast.index.checks import check_k, check_radius, like, topk, warn_if_padded
+from hashfast.index.checks import check_k, check_radius, like, warn_if_padded
 from hashfast.index.held import Held
 from hashfast.index.io import FlatFile, read_flat, write_flat
 from hashfast.index.pairs import pairs
@@ -54,7 +53,7 @@ class IndexBinaryFlat(IndexBinary[Held]):
         n = held.ids.n
         k = check_k(k, n)
         bitmap = as_bitmap(allowed, n, held.ids.find, self.device)
-        distances, rows = topk(queries.to(self.device), held.codes, k, bitmap)
+        distances, rows = held.nearest(queries.to(self.device), k, bitmap)
         found, ids = like(query, distances, held.ids.at(rows))
         warn_if_padded(rows, n, filtered=allowed is not None)
         return found, ids
@@ -65,9 +64,7 @@ class IndexBinaryFlat(IndexBinary[Held]):
         held, queries = self._held, self._checked(query, "query")
         radius = check_radius(radius, self.code_size, strict)
         bitmap = as_bitmap(allowed, held.ids.n, held.ids.find, self.device)
-        limits, distances, rows = ops.hamming_range(
-            queries.to(self.device), held.codes, radius, bitmap
-        )
+        limits, distances, rows = held.within(queries.to(self.device), radius, bitmap)
         bounds, found, ids = like(query, limits, distances, held.ids.at(rows))
         return bounds, found, ids
 
@@ -131,6 +128,18 @@ class IndexBinaryFlat(IndexBinary[Held]):
         view = codes.numpy()
         view.flags.writeable = False
         return view
+
+
+def as_flat(index: IndexBinary[Any]) -> IndexBinaryFlat:
+    """The codes and ids of any index on the CPU in a flat one; itself where it is one."""
+    if isinstance(index, IndexBinaryFlat):
+        return index
+    flat = IndexBinaryFlat(index.d)
+    if index.numbered:
+        flat.add(index.codes)
+    else:
+        flat.add_with_ids(index.codes, index.ids)
+    return flat
 
 
 def load_flat(

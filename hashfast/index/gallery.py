@@ -22,7 +22,7 @@ import numpy as np
 
 from hashfast._files import atomic_write, read_json
 from hashfast.index.base import IndexBinary
-from hashfast.index.flat import IndexBinaryFlat, load_flat
+from hashfast.index.flat import IndexBinaryFlat, as_flat, load_flat
 
 if TYPE_CHECKING:
     from hashfast.index.auto import IndexBinaryAuto
@@ -44,7 +44,7 @@ class Gallery:
     """
 
     index: "IndexBinaryFlat | IndexBinaryMultiHash | IndexBinaryAuto"
-    items: list[str]
+    items: Sequence[str]
     labels: np.ndarray
     info: dict[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
@@ -86,8 +86,8 @@ class Gallery:
         return len(self.labels) if self.labels.ndim == 2 else int((self.labels >= 0).sum())
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write the three files into `folder`; those that were there are replaced together, once
-        all are written."""
+        """Write the three files into `folder`, the codes as a flat index; those that were there are
+        replaced together, once all are written."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         items = csv_bytes(
@@ -114,7 +114,7 @@ class Gallery:
                 name: stack.enter_context(atomic_write(folder / name))
                 for name in (INFO_FILE, ITEMS_FILE, CODES_FILE)
             }
-            self.index.write(files[CODES_FILE])
+            as_flat(self.index).write(files[CODES_FILE])
             files[ITEMS_FILE].write(items)
             files[INFO_FILE].write(json.dumps(info, indent=2).encode() + b"\n")
             for file in files.values():  # a full disk shows before the first is replaced

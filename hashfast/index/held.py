@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hashfast import ops
 from hashfast._inputs import Array, to_tensor
-from hashfast.index.checks import NO_ID
+from hashfast.index.checks import NO_ID, topk
 from hashfast.index.ids import Found, as_ids, find_ids, find_row_numbers
 from hashfast.index.io import ID_SIZE, FlatFile
 
@@ -144,6 +145,18 @@ class Held:
     def codes_at(self, rows: torch.Tensor) -> torch.Tensor:
         """Copies of the codes of these rows, int64 [m]."""
         return self.codes[rows]
+
+    def nearest(
+        self, queries: torch.Tensor, k: int, allowed: torch.Tensor | None
+    ) -> tuple[torch.Tensor, ...]:
+        """Distances int32 and rows int64, both [q, k], of those that a bitmap allows."""
+        return topk(queries, self.codes, k, allowed)
+
+    def within(
+        self, queries: torch.Tensor, radius: int, allowed: torch.Tensor | None
+    ) -> tuple[torch.Tensor, ...]:
+        """Limits int64 [q + 1], distances int32 and rows int64 of the hits."""
+        return ops.hamming_range(queries, self.codes, radius, allowed)
 
     def contents(self, bits: int) -> FlatFile:
         """What a file of these codes holds."""

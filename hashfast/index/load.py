@@ -17,7 +17,8 @@ def load_index(
 
     Args:
         path: the file.
-        mmap: search the file where it lies instead of reading it first. The file must not be
+        mmap: search the file where it lies instead of reading it first; of an IndexBinaryAuto the
+            tables, while the codes to scan are copied into memory. The file must not be
             overwritten in place or cut short meanwhile; `save`, which replaces files whole, is
             safe. Adding to the index copies it into memory and leaves the file alone.
         device: where to keep the codes; anything but the CPU copies them there.

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from hashfast._index import MultiHash
 
 _CPU = torch.device("cpu")
-_MOST_CODES = 2**31 - 1
-_COPIES_UP_TO = 128  # bits; longer codes in every table take too much memory
+MOST_CODES = 2**31 - 1
+_COPIES_UP_TO = 128  # bits
 # Codes added last are compared one by one; more of them than this are sorted into the tables first.
 _LEAST_TAIL, _TAIL_PART = 10_000, 64
 
@@ -38,9 +38,9 @@ class Hashed:
 
     def more(self, codes: torch.Tensor, ids: torch.Tensor | None) -> Self:
         """Hold codes uint8 [m, code_size] too, with ids as bytes [m, 8] or without."""
-        if self.ids.n + len(codes) > _MOST_CODES:
+        if self.ids.n + len(codes) > MOST_CODES:
             raise ValueError(
-                f"the index would hold {self.ids.n + len(codes)} codes; it takes {_MOST_CODES} at "
+                f"the index would hold {self.ids.n + len(codes)} codes; it takes {MOST_CODES} at "
                 "most: split them over several indexes (IndexBinarySharded)"
             )
         more_ids = self.ids.more(len(codes), ids)
@@ -54,10 +54,10 @@ class Hashed:
     def codes_at(self, rows: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(self.codes()[rows.numpy()])
 
-    @property
+    @cached_property
     def has_long_tail(self) -> bool:
         """Whether the codes of the tail are better sorted into the tables."""
-        return self.tail.n > max(_LEAST_TAIL, self.tables.rows // _TAIL_PART)
+        return is_long(self.tail.n, self.tables.rows)
 
     @cached_property
     def behind(self) -> np.ndarray:
@@ -69,6 +69,23 @@ class Hashed:
         if not self.tables.rows:
             return self.behind
         return self.tables.codes(self.behind)
+
+    def nearest(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Distances int32 and rows int64, both [q, k], of those that a bitmap allows."""
+        threads = torch.get_num_threads()
+        try:
+            return self.tables.search(queries, k, self.behind, allowed, threads)
+        except MemoryError as error:
+            raise no_memory(self.ids.n, k, len(queries)) from error
+
+    def within(
+        self, queries: np.ndarray, radius: int, allowed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Limits int64 [q + 1], distances int32 and rows int64 of the hits."""
+        threads = torch.get_num_threads()
+        return self.tables.range_search(queries, radius, self.behind, allowed, threads)
 
 
 class IndexBinaryMultiHash(IndexBinary[Hashed]):
@@ -112,7 +129,7 @@ class IndexBinaryMultiHash(IndexBinary[Hashed]):
         """
         self._tables = check_tables(bits, tables)
         self.collapse = bool(collapse)
-        self.copies = bits <= _COPIES_UP_TO if copies is None else bool(copies)
+        self.copies = copies_by_default(bits) if copies is None else bool(copies)
         self._writing = threading.Lock()
         super().__init__(bits, _CPU)
 
@@ -157,13 +174,8 @@ class IndexBinaryMultiHash(IndexBinary[Hashed]):
         held, queries = self._ready(), self._query_array(query)
         n = held.ids.n
         k = check_k(k, n)
-        bitmap = as_bytes(allowed, held.ids)
-        try:
-            distances, rows = held.tables.search(
-                queries, k, held.behind, bitmap, torch.get_num_threads()
-            )
-        except MemoryError as error:
-            raise no_memory(n, k, len(queries)) from error
+        bitmap = None if allowed is None else as_bytes(allowed, held.ids)
+        distances, rows = held.nearest(queries, k, bitmap)
         if k > n or allowed is not None:
             warn_if_padded(torch.from_numpy(rows), n, filtered=allowed is not None)
         found, ids = arrays_like(query, distances, ids_at(held.ids, rows))
@@ -174,9 +186,7 @@ class IndexBinaryMultiHash(IndexBinary[Hashed]):
     ) -> tuple[Array, Array, Array]:
         held, queries = self._ready(), self._query_array(query)
         radius = check_radius(radius, self.code_size, strict)
-        limits, distances, rows = held.tables.range_search(
-            queries, radius, held.behind, as_bytes(allowed, held.ids), torch.get_num_threads()
-        )
+        limits, distances, rows = held.within(queries, radius, as_bytes(allowed, held.ids))
         bounds, found, ids = arrays_like(query, limits, distances, ids_at(held.ids, rows))
         return bounds, found, ids
 
@@ -217,16 +227,31 @@ class IndexBinaryMultiHash(IndexBinary[Hashed]):
         return self._held
 
     def _rebuilt(self, held: Hashed) -> Hashed:
-        n = held.ids.n
-        widths = choose_widths(n, self.d, self.code_size, self._tables, self.copies)
-        tables = _ext.index().MultiHash.build(
-            held.codes(), widths, self.collapse, self.copies, torch.get_num_threads()
-        )
+        tables = make_tables(held.codes(), self.d, self._tables, self.collapse, self.copies)
         return Hashed(tables, Rows.empty(self.code_size, _CPU), held.ids)
 
     def _update(self, change: Callable[[Hashed], Hashed]) -> None:
         with self._writing:  # a search may make tables while another thread adds
             super()._update(change)
+
+
+def is_long(tail: int, rows: int) -> bool:
+    """Whether so many codes behind those of the tables are better sorted into them."""
+    return tail > max(_LEAST_TAIL, rows // _TAIL_PART)
+
+
+def copies_by_default(bits: int) -> bool:
+    """Longer codes in every table take too much memory."""
+    return bits <= _COPIES_UP_TO
+
+
+def make_tables(
+    codes: np.ndarray, bits: int, tables: int | None, collapse: bool, copies: bool
+) -> "MultiHash":
+    """Tables of codes uint8 [n, code_size], made on torch.get_num_threads() threads."""
+    widths = choose_widths(len(codes), bits, codes.shape[1], tables, copies)
+    threads = torch.get_num_threads()
+    return _ext.index().MultiHash.build(codes, widths, collapse, copies, threads)
 
 
 def no_tables(code_size: int) -> "MultiHash":
