@@ -10,6 +10,7 @@ import pytest
 from cli_calls import call
 from PIL import Image
 
+import hashfast
 from hashfast.cli import COMMANDS, main
 from hashfast.data import load
 
@@ -145,6 +146,15 @@ def test_methods_and_doctor(capsys):
     status, out, _ = call(capsys, "doctor", "--json")
     found = json.loads(out)["operations"]["hamming_topk"]["cpu"]
     assert (found["backend"] == "C++") != bool(found["why"])
+    assert json.loads(out)["environment"]["hash tables"] == "loaded"
+
+
+def test_doctor_tells_why_there_are_no_hash_tables(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "hashfast._index", None)
+    _, out, _ = call(capsys, "doctor")
+    assert "hash tables   none: the compiled module hashfast._index cannot be loaded" in out
+    with pytest.raises(ImportError, match="build the package again"):
+        hashfast.IndexBinaryMultiHash(64)
 
 
 @pytest.mark.parametrize(

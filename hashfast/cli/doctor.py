@@ -1,4 +1,5 @@
 import importlib.metadata
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hashfast.cli._run import Output, table
@@ -7,6 +8,9 @@ OPTIONAL = {
     "timm": "more backbones: pip install 'hashfast[train]'",
     "matplotlib": "plots: pip install 'hashfast[plot]'",
     "faiss-cpu": "comparison with faiss: pip install 'hashfast[bench]'",
+    "pyarrow": "Parquet: pip install 'hashfast[parquet]'",
+    "pymilvus": "export to Milvus: pip install 'hashfast[milvus]'",
+    "ray": "encoding on many machines: pip install 'hashfast[ray]'",
     "triton": "GPU kernels without a CUDA toolkit: comes with torch's CUDA builds",
 }
 
@@ -29,6 +33,7 @@ class Command:
             f"C++ for {cpu_level()}" if "_C" not in _ext.MISSING else f"none: {_ext.MISSING['_C']}"
         )
         facts["cuda kernels"] = _ext.MISSING.get("_C_cuda", "loaded")
+        facts["hash tables"] = _module(_ext.index)
         facts["gpu"] = "available" if gpu else "none"
         operations = {
             name: {
@@ -58,6 +63,14 @@ class Command:
         )
         data = {"environment": facts, "operations": operations, "packages": packages}
         return Output(text, data)
+
+
+def _module(load: Callable[[], object]) -> str:
+    try:
+        load()
+    except ImportError as error:
+        return f"none: {error}"
+    return "loaded"
 
 
 def _cell(backend: str, why: str) -> str:
