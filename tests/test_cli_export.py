@@ -14,6 +14,7 @@ from index_examples import index_of
 
 from hashfast import IndexBinaryFlat, load_index
 from hashfast.cli import export
+from hashfast.cli._read import read_gallery
 from hashfast.index import Gallery, milvus
 from hashfast.index.parquet import read_parquet
 
@@ -105,6 +106,36 @@ def test_a_list_that_would_say_nothing_is_not_written(gallery, tmp_path, capsys)
     np.testing.assert_array_equal(np.load(out), CODES[:3])
 
 
+def test_codes_of_a_file_are_not_copied(tmp_path, capsys):
+    """Nor are names and labels made for every row."""
+    np.save(tmp_path / "x.npy", CODES)
+    index_of(CODES, ids=[5, 9, 2, 3, 1, 0, 4]).save(tmp_path / "x.index")
+    for name, ids in (("x.npy", range(7)), ("x.index", [5, 9, 2, 3, 1, 0, 4])):
+        found = read_gallery(tmp_path / name)
+        assert list(found.items) == [found.items[row] for row in range(7)] == list(map(str, ids))
+        assert found.items[2:4] == list(map(str, ids))[2:4]
+        assert found.items[-1] == str(ids[-1])
+        with pytest.raises(IndexError):
+            found.items[7]
+        assert not isinstance(found.items, list)
+        assert found.labels.strides == (0,)
+        assert found.labelled == 0
+    mapped = read_gallery(tmp_path / "x.npy").index.codes
+    with open(tmp_path / "x.npy", "r+b") as file:
+        file.seek(-8, 2)
+        file.write(bytes(8))
+    assert not mapped[-1].any()
+    for kind in ("npy", "faiss"):
+        out = tmp_path / f"out.{kind}"
+        assert answer(capsys, "export", tmp_path / "x.npy", "--to", kind, "--out", out)[
+            "files"
+        ] == [str(out)]
+    answer(capsys, "export", tmp_path / "x.npy", "--to", "parquet", "--out", tmp_path / "set")
+    found = read_parquet(tmp_path / "set")
+    assert (found.items, found.labels.tolist()) == (list("0123456"), [-1] * 7)
+    assert found.index.numbered
+
+
 def test_labels_alone_are_worth_a_list(tmp_path, capsys):
     Gallery.of(CODES, 64, labels=LABELS).save(tmp_path / "g")
     answer(capsys, "export", tmp_path / "g", "--to", "npy", "--out", tmp_path / "x.npy")
@@ -180,6 +211,21 @@ def test_files_are_replaced_only_when_told_and_together(
     assert not temporaries(tmp_path)
 
 
+@pytest.mark.parametrize("more", [(), ("--overwrite",)])
+def test_a_file_is_no_folder_and_a_folder_no_file(more, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(export, "read_gallery", None)  # refused before anything is read
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    for kind, name, said in (
+        ("parquet", "file", "file is a file; a Parquet set is a folder: choose another --out"),
+        ("npy", "folder", "folder is a folder: name a file with --out"),
+    ):
+        arguments = ["export", "any", "--to", kind, "--out", tmp_path / name, *more]
+        status, _, err = call(capsys, *arguments)
+        assert (status, said in err) == (1, True)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_faiss_has_whole_bytes_only(tmp_path, capsys):
     index = index_of(CODES[:, :2] & np.array([0xFF, 0xF8], np.uint8), 13)
     index.save(tmp_path / "odd.index")
@@ -195,7 +241,8 @@ def test_faiss_has_whole_bytes_only(tmp_path, capsys):
 @pytest.mark.parametrize("ids", [None, [3, 1, 4, 1, 5, 9, 2]])
 def test_an_index_of_another_kind_becomes_a_flat_one(ids, tmp_path, capsys, monkeypatch):
     flat = index_of(CODES, ids=ids)
-    other = types.SimpleNamespace(d=64, ntotal=7, codes=flat.codes, ids=flat.ids)
+    facts = {"d": 64, "ntotal": 7, "codes": flat.codes, "ids": flat.ids}
+    other = types.SimpleNamespace(**facts, numbered=flat.numbered)
     made = Gallery(other, [str(i) for i in flat.ids], np.full(7, -1))
     monkeypatch.setattr(export, "read_gallery", lambda _: made)
     answer(capsys, "export", "any", "--to", "faiss", "--out", tmp_path / "x")
@@ -213,7 +260,7 @@ def test_milvus_gets_every_option(utf8, capsys, monkeypatch):
 
         def write(self, gallery, **options):
             calls.append((gallery.items, options))
-            if options["batch_size"] == 9:
+            if options.get("batch_size") == 9:
                 raise RuntimeError("Milvus: the disk is full")
             return 5
 
@@ -224,10 +271,9 @@ def test_milvus_gets_every_option(utf8, capsys, monkeypatch):
     base = ["export", utf8, "--to", "milvus", "--uri", "http://host:1"]
     found = answer(capsys, *base)
     assert found == {"codes": 7, "bits": 64, "to": "milvus", "inserted": 5}
-    defaults = {"index_type": "BIN_FLAT", "nlist": 128, "batch_size": 10_000, "overwrite": False}
     items = Gallery.load(utf8).items
     opened = ("http://host:1", "hashfast", "")
-    assert calls == [opened, (items, {**defaults, "progress": True}), "closed"]
+    assert calls == [opened, (items, {"overwrite": False, "progress": True}), "closed"]
     calls.clear()
     options = ["--collection", "c", "--token", "a:b", "--batch-size", 9, "--nlist", 8]
     status, _, err = call(capsys, *base, *options, "--index-type", "BIN_IVF_FLAT", "--overwrite")
@@ -243,6 +289,9 @@ def test_milvus_gets_every_option(utf8, capsys, monkeypatch):
     assert not logging.getLogger("pymilvus").isEnabledFor(logging.ERROR)
 
 
+NPY, MILVUS = ("--to", "npy", "--out", "x"), ("--to", "milvus", "--uri", "x")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -250,8 +299,16 @@ def test_milvus_gets_every_option(utf8, capsys, monkeypatch):
         (("--to", "npy", "--out", "x", "--uri", "y"), "not --uri"),
         (("--to", "milvus", "--out", "x"), "--to milvus is told where to write by --uri"),
         (("--to", "parquet", "--out", "x", "--rows-per-file", 0), "rows_per_file is 0"),
-        (("--to", "milvus", "--uri", "x", "--batch-size", 0), "batch_size is 0"),
-        (("--to", "milvus", "--uri", "x", "--nlist", 0), "nlist is 0"),
+        ((*MILVUS, "--batch-size", 0), "batch_size is 0"),
+        ((*MILVUS, "--nlist", 0, "--index-type", "BIN_IVF_FLAT"), "nlist is 0"),
+        ((*MILVUS, "--nlist", 9), "--nlist belongs to --index-type BIN_IVF_FLAT"),
+        ((*MILVUS, "--rows-per-file", 9), "--rows-per-file belongs to --to parquet"),
+        ((*NPY, "--rows-per-file", 9), "--rows-per-file belongs to --to parquet"),
+        ((*NPY, "--collection", "c"), "--collection belongs to --to milvus"),
+        ((*NPY, "--token", "t"), "--token belongs to --to milvus"),
+        ((*NPY, "--batch-size", 9), "--batch-size belongs to --to milvus"),
+        ((*NPY, "--index-type", "BIN_FLAT"), "--index-type belongs to --to milvus"),
+        ((*NPY, "--nlist", 9), "--nlist belongs to --to milvus"),
     ],
 )
 def test_bad_usage(arguments, said, capsys):

@@ -17,6 +17,7 @@ from process_runs import together
 
 from hashfast.cli import _search_batch, main
 from hashfast.hashing import HashModel, ModelConfig
+from hashfast.hashing.encode_job import Job, begin, write_shard
 from hashfast.index import Gallery
 from hashfast.index.parquet import write_parquet
 
@@ -121,6 +122,8 @@ def test_more_neighbours_than_codes_and_no_queries(npy, capsys):
         (["--queries", "q.npy"], "--queries and --out go together"),
         (["--image", "a.png", "--out", "found.npz"], "--queries and --out go together"),
         (["--queries", "q.npy", "--out", "o", "--model", "m"], "--model codes the pictures"),
+        (["--image", "a.png", "--k", 10, "--radius", 3], "--k finds so many, --radius everything"),
+        (["--image", "a.png", "--overwrite"], "--overwrite replaces a file at --out"),
     ],
 )
 def test_options_that_do_not_go_together(arguments, said, capsys):
@@ -167,6 +170,26 @@ def test_numbers_out_of_range(npy, capsys):
         )
         assert status == 1
         assert f"{said}; expected at least" in err
+    arguments = ["search", codes, "--queries", queries, "--out", out, "--k", 2**31]
+    status, _, err = call(capsys, *arguments)
+    assert (status, "There are n = 60 codes to search" in err) == (1, True)
+
+
+def test_half_an_encode_is_refused(npy, tmp_path, capsys):
+    _, queries, out = npy
+    shards, job = tmp_path / "shards", Job("f", "s", 20, 10, 16)
+    begin(shards, job)
+    for shard in range(2):
+        rows = CODES[job.rows(shard)[0] :][:10]
+        write_shard(shards, job, shard, rows, list(map(str, range(10))), np.full(10, -1), [])
+    whole = {shards: queries, queries: shards}
+    for codes, asked in whole.items():
+        answer(capsys, "search", codes, "--queries", asked, "--out", out, "--overwrite")
+    (shards / job.name(1)).unlink()
+    for codes, asked in whole.items():
+        arguments = ["search", codes, "--queries", asked, "--out", out, "--overwrite"]
+        status, _, err = call(capsys, *arguments)
+        assert (status, "shards is not whole: 1 of 2 shards are missing" in err) == (1, True)
 
 
 def test_codes_that_do_not_fit_each_other(npy, tmp_path, capsys):

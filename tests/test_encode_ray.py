@@ -68,12 +68,9 @@ def job(files, model):
     return Job.of(files, model.fingerprint(), model.bits, 30, {"source": "digits"})
 
 
-def row_of(job, files, shard):
+def row_of(shard):
     """A shard as an actor gets it."""
-    rows = job.rows(shard)
-    items = encode_job.items_of(files, rows)
-    labels = files.labels[rows.start : rows.stop].tolist()
-    return pa.table({"shard": [shard], "items": [items], "labels": [labels]})
+    return pa.table({"shard": [shard]})
 
 
 def encoder(job, tmp_path, batch_size=None, strict=False):
@@ -83,9 +80,10 @@ def encoder(job, tmp_path, batch_size=None, strict=False):
 def encode_shards(job, files, tmp_path, shards=None, batch_size=None):
     begin(tmp_path / "out", job)
     encode = encoder(job, tmp_path, batch_size)
-    for shard in range(job.shards) if shards is None else shards:
-        (said,) = encode(row_of(job, files, shard)).to_pylist()
-        assert said == {"shard": shard, "error": "", "unreadable": False}
+    with encode_job.listed(tmp_path / "out", job, files):
+        for shard in range(job.shards) if shards is None else shards:
+            (said,) = encode(row_of(shard)).to_pylist()
+            assert said == {"shard": shard, "error": "", "unreadable": False}
 
 
 def assert_same(gallery, files, model):
@@ -211,7 +209,7 @@ def test_a_damaged_description_is_refused(job, tmp_path, text, said):
         begin(tmp_path, job)
 
 
-def test_only_whole_shards_of_the_job_count(job, files, tmp_path):
+def test_only_whole_shards_of_the_job_count(job, files, tmp_path, monkeypatch):
     encode_shards(job, files, tmp_path)
     out = tmp_path / "out"
     check_whole(out)
@@ -228,6 +226,17 @@ def test_only_whole_shards_of_the_job_count(job, files, tmp_path):
     (out / job.name(0)).write_bytes(whole)
     (out / job.name(1)).write_bytes(whole)
     assert set(written(out, job)) == {0}
+    end = int.from_bytes(whole[-8:-4], "little")  # of the file, which says what is in it
+    (out / job.name(0)).write_bytes(whole[: -8 - end] + bytes([255]) * end + whole[-8:])
+    assert written(out, job) == {}
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:  # it may be whole: nothing is to take its place
+        patch.setattr(pq, "read_metadata", refuse)
+        with pytest.raises(PermissionError, match="part-00000"):
+            written(out, job)
     (out / "job.json").unlink()
     check_whole(out)  # nobody said how many there were to be
 
@@ -238,22 +247,41 @@ def test_a_shard_that_ends_processes_is_given_up(job, files, model, tmp_path):
     for _ in range(3):
         try_shard(out, job, 1)  # and the process ends
     encode = encoder(job, tmp_path)
-    (said,) = encode(row_of(job, files, 1)).to_pylist()
-    assert said["error"].startswith("3 processes ended while they encoded shard 1 (pictures 30 to")
-    assert encode(row_of(job, files, 0)).to_pylist()[0]["error"] == ""
-    encode_job.forget_tries(out)
-    assert encode(row_of(job, files, 1)).to_pylist()[0]["error"] == ""
+    with encode_job.listed(out, job, files):
+        (said,) = encode(row_of(1)).to_pylist()
+        assert said["error"].startswith(
+            "3 processes ended while they encoded shard 1 (pictures 30 to"
+        )
+        assert encode(row_of(0)).to_pylist()[0]["error"] == ""
+    encode_job.forget_runs(out)
+    with encode_job.listed(out, job, files):
+        assert encode(row_of(1)).to_pylist()[0]["error"] == ""
+
+
+def test_the_list_of_pictures_is_looked_up(job, files, model, tmp_path):
+    begin(tmp_path, job)
+    with encode_job.listed(tmp_path, job, files):
+        found = [encode_job.pictures(tmp_path, shard) for shard in range(4)]
+    assert [items for items, _ in found] == [
+        encode_job.items_of(files, job.rows(shard)) for shard in range(4)
+    ]
+    np.testing.assert_array_equal(torch.cat([labels for _, labels in found]), files.labels)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["job.json"]
+    (tmp_path / "out").mkdir()
+    (said,) = encoder(job, tmp_path)(row_of(0)).to_pylist()
+    assert "out must be a folder that all share" in said["error"]
 
 
 def test_what_goes_wrong_on_an_actor_is_returned(job, files, model, tmp_path):
     begin(tmp_path / "out", job)
-    (said,) = encoder(job, tmp_path, strict=True)(row_of(job, files, 2)).to_pylist()
-    assert said["unreadable"]
-    assert said["error"].endswith(f"{BROKEN}: the file is empty (0 bytes)")
-    save_model(tmp_path / "model", seed=1)
-    (said,) = encoder(job, tmp_path)(row_of(job, files, 0)).to_pylist()
-    assert not said["unreadable"]
-    assert f"this job began with {job.fingerprint}" in said["error"]
+    with encode_job.listed(tmp_path / "out", job, files):
+        (said,) = encoder(job, tmp_path, strict=True)(row_of(2)).to_pylist()
+        assert said["unreadable"]
+        assert said["error"].endswith(f"{BROKEN}: the file is empty (0 bytes)")
+        save_model(tmp_path / "model", seed=1)
+        (said,) = encoder(job, tmp_path)(row_of(0)).to_pylist()
+        assert not said["unreadable"]
+        assert f"this job began with {job.fingerprint}" in said["error"]
     assert written(tmp_path / "out", job) == {}
 
 
@@ -319,6 +347,7 @@ def test_the_command_goes_on_and_says_so(stand_in, files, digits, model, tmp_pat
     assert "torch" in gallery.info["environment"]
     listed = (out / "unreadable.csv").read_text()
 
+    (out / ".pictures.arrow").touch()  # of a run that was killed
     (out / "part-00001.parquet").unlink()
     stand_in.shards.clear()
     found = answer(capsys, *arguments)
@@ -327,8 +356,16 @@ def test_the_command_goes_on_and_says_so(stand_in, files, digits, model, tmp_pat
     assert (out / "unreadable.csv").read_text() == listed
     assert_same(read_parquet(out), files, model)
 
+    (out / "part-00002.parquet").write_bytes(b"PAR1" + bytes(50) + b"\x10\0\0\0PAR1")
+    assert answer(capsys, *arguments)["kept"] == 3  # a damaged shard is written anew
+    assert stand_in.shards == [1, 2]
+    (out / ".pictures.arrow").touch()
     assert "in 4 shards, 4 of them there before; 1 unreadable" in call(capsys, *arguments)[1]
-    assert stand_in.shards == [1]
+    assert not list(out.glob(".*"))
+    assert stand_in.shards == [1, 2]
+    for to_gallery in (("encode", digits, "--model", tmp_path / "model"), ("index", out)):
+        status, _, err = call(capsys, *to_gallery, "--out", out, "--overwrite")
+        assert (status, "holds shards of --engine ray, not a gallery" in err) == (1, True)
     status, _, err = call(capsys, *arguments, "--strict")
     assert (status, "the file is empty (0 bytes)" in err) == (1, True)
     status, _, err = call(capsys, *arguments[:-1], 50)

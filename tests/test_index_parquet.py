@@ -12,8 +12,9 @@ from hamming_oracle import random_codes
 
 import hashfast
 from hashfast import IndexBinaryFlat
-from hashfast.index import Gallery, parquet
-from hashfast.index.parquet import parquet_codes, parquet_shape, read_parquet, write_parquet
+from hashfast.index import Gallery, parquet, parquet_layout
+from hashfast.index.parquet import read_parquet, write_parquet
+from hashfast.index.parquet_set import ParquetSet
 
 
 def gallery_of(n=10, bits=64, labels=None, **kwargs):
@@ -66,11 +67,13 @@ def test_what_is_written_comes_back(name, rows_per_file, tmp_path, monkeypatch):
         min(rows_per_file, n - first) for first in range(0, max(n, 1), rows_per_file)
     ]
     assert_same(read_parquet(tmp_path / "set"), gallery)
-    assert parquet_shape(tmp_path / "set") == (n, gallery.index.d)
+    found = ParquetSet(tmp_path / "set")
+    assert (found.ntotal, found.bits) == (n, gallery.index.d)
     for start in range(n + 1):
         for stop in range(start, n + 1):
-            found = parquet_codes(tmp_path / "set", start, stop)
-            np.testing.assert_array_equal(found, gallery.index.codes[start:stop])
+            np.testing.assert_array_equal(found.codes(start, stop), gallery.index.codes[start:stop])
+            if name == "ids":
+                np.testing.assert_array_equal(found.ids(start, stop), gallery.index.ids[start:stop])
 
 
 def test_a_single_file_is_a_set(tmp_path):
@@ -105,18 +108,46 @@ def test_only_the_codes_of_the_rows_are_read(tmp_path, monkeypatch):
         return original(self, group, columns)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
-    parquet_shape(tmp_path / "set")
+    found = ParquetSet(tmp_path / "set")
     assert read == []
-    parquet_codes(tmp_path / "set", 3, 7)
+    found.codes(3, 7)
     assert read == [(1, ["code"]), (0, ["code"]), (1, ["code"])]
     with pytest.raises(ValueError, match="which has 10"):
-        parquet_codes(tmp_path / "set", 3, 11)
+        found.codes(3, 11)
+
+
+def test_no_file_stays_open(tmp_path, monkeypatch):
+    """A set may have more files than a process may open."""
+    write_parquet(EXAMPLES["plain"], tmp_path / "set", 1)
+    opened, still = [], []
+
+    class Watched(pq.ParquetFile):
+        def __init__(self, *arguments):
+            still.append(sum(not file.closed for file in opened))
+            super().__init__(*arguments)
+            opened.append(self)
+
+    monkeypatch.setattr(pq, "ParquetFile", Watched)
+    found = ParquetSet(tmp_path / "set")
+    found.codes(0, 10)
+    assert_same(read_parquet(tmp_path / "set"), EXAMPLES["plain"])
+    assert len(opened) == 4 * 10  # the end and the rows of each, twice
+    assert still == [0] * 40
+    assert all(file.closed for file in opened)
+
+
+def test_a_set_that_changes_is_not_read(tmp_path):
+    write_parquet(gallery_of(10), tmp_path / "set")
+    found = ParquetSet(tmp_path / "set")
+    write_parquet(gallery_of(9), tmp_path / "set")
+    with pytest.raises(ValueError, match=r"part-00000.parquet has changed while it was read"):
+        found.codes(0, 10)
 
 
 def test_codes_of_a_sliced_column():
     codes = random_codes(9)
     column = pa.chunked_array([pa.array([row.tobytes() for row in codes], pa.binary(8))] * 2)
-    found = parquet._codes_of(column.slice(4, 8))
+    found = parquet_layout.codes_of(column.slice(4, 8))
     np.testing.assert_array_equal(found, np.concatenate([codes, codes])[4:12])
 
 
@@ -154,6 +185,9 @@ def test_a_folder_of_other_things_is_not_replaced(tmp_path):
     with pytest.raises(FileExistsError, match=r"holds codes\.ibxf, which is no part"):
         write_parquet(EXAMPLES["plain"], tmp_path / "gallery")
     assert_same(Gallery.load(tmp_path / "gallery"), EXAMPLES["plain"])
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="file is a file; a Parquet set is a folder"):
+        write_parquet(EXAMPLES["plain"], tmp_path / "file")
     with pytest.raises(ValueError, match="rows_per_file is 0"):
         write_parquet(EXAMPLES["plain"], tmp_path / "set", 0)
 
@@ -162,7 +196,7 @@ def test_parts_must_be_of_one_set(tmp_path):
     write_parquet(gallery_of(3, info={"fingerprint": "a"}), tmp_path / "set")
     (other,) = write_parquet(gallery_of(3, info={"fingerprint": "b"}), tmp_path / "other")
     other.rename(tmp_path / "set" / "part-00001.parquet")
-    for read in (read_parquet, parquet_shape, lambda path: parquet_codes(path, 0, 1)):
+    for read in (read_parquet, ParquetSet):
         with pytest.raises(ValueError, match=r"part-00001.* differ in fingerprint"):
             read(tmp_path / "set")
 
@@ -177,12 +211,12 @@ def test_other_parquet_is_refused(tmp_path):
     pq.write_table(table.replace_schema_metadata(facts), path)
     with pytest.raises(ValueError, match=r"code is binary; expected fixed_size_binary\[8\]"):
         read_parquet(path)
-    layout = parquet.schema(64, {})
+    layout = parquet_layout.schema(64, {})
     nullable = pa.schema([field.with_nullable(True) for field in layout], layout.metadata)
     pq.write_table(pa.table([["a"], [None], [1]], schema=nullable), path)
     with pytest.raises(ValueError, match="rows without code"):
         read_parquet(path)
-    many = parquet.schema(64, {}, (), 2)
+    many = parquet_layout.schema(64, {}, (), 2)
     pq.write_table(pa.table([["a"], [b"12345678"], [[2]]], schema=many), path)
     with pytest.raises(ValueError, match="a label beyond its 2 classes"):
         read_parquet(path)
@@ -191,33 +225,35 @@ def test_other_parquet_is_refused(tmp_path):
 def test_damage_is_named(tmp_path):
     (part,) = write_parquet(gallery_of(1000), tmp_path / "set")
     whole = part.read_bytes()
-    part.write_bytes(whole[:-100])
-    with pytest.raises(ValueError, match=r"part-00000.parquet is not a readable Parquet file"):
-        parquet_shape(tmp_path / "set")
+    end = int.from_bytes(whole[-8:-4], "little")  # of the file, which says what is in it
+    for damaged in (whole[:-100], whole[: -8 - end] + bytes([255]) * end + whole[-8:]):
+        part.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"part-00000.parquet is not a readable Parquet file"):
+            ParquetSet(tmp_path / "set")
     part.write_bytes(bytes(200) + whole[200:])
     with pytest.raises(OSError, match=r"part-00000.parquet is damaged"):
         read_parquet(tmp_path / "set")
     with pytest.raises(FileNotFoundError, match="no Parquet set at"):
-        parquet_shape(tmp_path / "absent")
+        ParquetSet(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match=r"absent\.parquet"):
-        parquet_shape(tmp_path / "absent.parquet")
+        ParquetSet(tmp_path / "absent.parquet")
 
 
 def test_rows_must_fit_the_schema():
-    layout = parquet.schema(64, {})
+    layout = parquet_layout.schema(64, {})
     codes, items, labels = random_codes(2), ["a", "b"], np.array([1, -1])
-    assert parquet.table(codes, items, labels, layout).num_rows == 2
+    assert parquet_layout.table(codes, items, labels, layout).num_rows == 2
     for arguments, said in (
         ((random_codes(2, 1), items, labels), "codes are 1 bytes wide; the schema has 8"),
         ((codes, items[:1], labels), "2 codes, 1 items and 2 labels"),
         ((codes, items, np.ones((2, 3))), r"labels have shape \[2, 3\]; the schema expects \[n\]"),
     ):
         with pytest.raises(ValueError, match=said):
-            parquet.table(*arguments, layout)
+            parquet_layout.table(*arguments, layout)
     with pytest.raises(ValueError, match="ids do not fit it"):
-        parquet.table(codes, items, labels, layout, np.arange(2))
+        parquet_layout.table(codes, items, labels, layout, np.arange(2))
     with pytest.raises(TypeError, match="codes is int64"):
-        parquet.table(np.zeros((2, 8), np.int64), items, labels, layout)
+        parquet_layout.table(np.zeros((2, 8), np.int64), items, labels, layout)
 
 
 def test_the_extra_is_named_without_pyarrow(tmp_path, monkeypatch):

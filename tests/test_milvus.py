@@ -352,6 +352,17 @@ def test_close(stand_in):
     assert stand_in.calls == [("close", None)]
 
 
+def test_codes_are_collected_once(stand_in, monkeypatch):
+    """Some indexes have to collect all of them to say what they are."""
+    gallery, taken = gallery_of(random_codes(10)), []
+    original = IndexBinaryFlat.codes.fget
+    monkeypatch.setattr(
+        IndexBinaryFlat, "codes", property(lambda index: taken.append(1) or original(index))
+    )
+    assert collection().write(gallery, batch_size=3) == 10
+    assert len(taken) == 1
+
+
 # Milvus Lite itself
 
 

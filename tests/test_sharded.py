@@ -199,6 +199,8 @@ def searches(index, ids, flags, query):
                 results[name, k] = index.search(query, k, some)
             results[name, "radius"] = index.range_search(query, 4, some)
         results["strict"] = index.range_search(query, 4, strict=True)
+        for k in (1, 3):
+            results["one query", k] = index.search(None if query is None else query[:1], k)
         results["no queries"] = index.search(QUERY[:0], 3)
         results["no queries", "radius"] = index.range_search(QUERY[:0], 3)
     results["warnings"] = len(seen)
@@ -299,10 +301,13 @@ def check(found, codes, ids, flags, silent):
         assert_same(found[name, "radius"], (limits, distances, named[rows]))
     limits, distances, rows = brute_force_range(QUERY, codes, 3)
     assert_same(found["strict"], (limits, distances, named[rows]))
+    for k in (1, 3):
+        distances, rows = brute_force(QUERY[:1], codes, k)
+        assert_same(found["one query", k], (distances, named[rows]))
     assert [result.shape for result in found["no queries"]] == [(0, 3), (0, 3)]
     assert [len(result) for result in found["no queries", "radius"]] == [1, 0, 0]
     padded = [len(codes) if name == "all" else flags.sum() for name in ("all", "mask", "ids")]
-    expected = sum(k > n for n in padded for k in (7, 50))
+    expected = sum(k > n for n in padded for k in (7, 50)) + sum(k > len(codes) for k in (1, 3))
     assert found["warnings"] == (0 if silent else expected)
 
 

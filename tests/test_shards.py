@@ -128,6 +128,36 @@ def test_a_part_of_parquet_reads_its_rows(tmp_path, monkeypatch):
     assert read == [(3, "code"), (3, "id")]
 
 
+@pytest.mark.parametrize(
+    ("part", "parts", "said"),
+    [
+        (2, 2, "part is 2; expected at most 1"),
+        (-1, 2, "part is -1; expected at least 0"),
+        (0, 0, "parts is 0; expected at least 1"),
+    ],
+)
+def test_there_is_no_such_part(part, parts, said, tmp_path):
+    for path in (npy(tmp_path), parquet(tmp_path)):
+        with pytest.raises(ValueError, match=said):
+            open_part(path, part, parts)
+        with pytest.raises(TypeError, match=r"part is 0\.5"):
+            open_part(path, 0.5, 2)
+
+
+def test_the_ends_of_a_set_are_read_once(tmp_path, monkeypatch):
+    path, opened = parquet(tmp_path), []
+    original = pq.ParquetFile.__init__
+
+    def counted(self, source, *arguments, **options):
+        opened.append(source.name)
+        original(self, source, *arguments, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "__init__", counted)
+    open_part(path, 2, 3)
+    ends = [f"part-0000{number}.parquet" for number in range(3)]
+    assert opened == [*ends, ends[2]]  # and one for its codes
+
+
 def test_a_set_of_no_codes(tmp_path):
     np.save(tmp_path / "codes.npy", random_codes(0))
     hashfast.IndexBinaryFlat(64).save(tmp_path / "codes.bin")
@@ -184,7 +214,7 @@ def test_a_multi_index_hash_is_no_file_to_cut(tmp_path):
     index.add(codes_of(16))
     index.save(tmp_path / "codes.mih")
     for function in (count_codes, open_part):
-        with pytest.raises(ValueError, match=r"codes.mih is a multi-index hash"):
+        with pytest.raises(ValueError, match=r"codes.mih is a .*`hashfast export .* --to faiss"):
             function(tmp_path / "codes.mih")
 
 
@@ -214,3 +244,8 @@ def test_a_gallery_that_holds_parquet_too_is_a_gallery(tmp_path):
     write_parquet(gallery_of(64), tmp_path / "p")
     shutil.copy(tmp_path / "p" / "part-00000.parquet", folder)
     assert count_codes(folder) == (N, 13)
+    for name in ("codes.ibxf", "gallery.json"):  # so is one that has lost a file
+        (folder / name).rename(tmp_path / name)
+        with pytest.raises(FileNotFoundError, match=f"no codes in .*g: it has no {name}"):
+            count_codes(folder)
+        (tmp_path / name).rename(folder / name)

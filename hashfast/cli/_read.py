@@ -1,7 +1,8 @@
 """Whatever holds codes, read as a gallery."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -9,29 +10,43 @@ if TYPE_CHECKING:
     from hashfast.index import Gallery
 
 
+class Numbers(Sequence[str]):
+    """Numbers as texts that are made when they are asked for: a list of them would take 60 bytes
+    each, where a 64-bit code takes 8."""
+
+    def __init__(self, numbers: range | np.ndarray) -> None:
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        found: Any = self.numbers[row]
+        return list(map(str, found)) if isinstance(row, slice) else str(found)
+
+
 def read_gallery(path: Path) -> "Gallery":
     """The gallery in a folder, a Parquet set, or the codes of an .npy or index file.
 
-    Codes of an .npy file are named by their rows, those of an index file by their ids.
+    Codes of an .npy file stay where they are, mapped into memory, and are named by their rows;
+    those of an index file by their ids.
     """
-    from hashfast._inputs import check_codes
-    from hashfast.hashing.encode_job import JOB_FILE, check_whole
+    from hashfast.hashing.encode_job import check_whole
     from hashfast.index import Gallery, load_index
-    from hashfast.index.gallery import INFO_FILE
-    from hashfast.index.parquet import parquet_parts, read_parquet
+    from hashfast.index.parquet import read_parquet
+    from hashfast.index.parquet_set import is_parquet
+    from hashfast.index.shards import open_npy
 
-    if not (path / INFO_FILE).exists() and parquet_parts(path):
-        if (path / JOB_FILE).exists():  # shards of `hashfast encode --engine ray`
-            check_whole(path)
+    if is_parquet(path):
+        check_whole(path)
         return read_parquet(path)
     if path.is_dir():
         return Gallery.load(path)
-    if path.suffix == ".npy":
-        try:
-            codes = np.load(path, allow_pickle=False)
-        except (EOFError, ValueError) as error:
-            raise ValueError(f"{path} is not a readable .npy file: {error}") from error
-        check_codes(codes, str(path))
-        return Gallery.of(codes, 8 * codes.shape[1])
-    index = load_index(path)
-    return Gallery(index, [str(i) for i in index.ids], np.full(index.ntotal, -1))
+    index = open_npy(path) if path.suffix == ".npy" else load_index(path)
+    n = index.ntotal
+    items = Numbers(range(n) if index.numbered else index.ids)
+    return Gallery(index, items, np.broadcast_to(np.int64(-1), n))

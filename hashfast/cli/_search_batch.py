@@ -36,15 +36,21 @@ def search_batch(
     take a reading of all codes, is compared between the processes but not checked.
     """
     from hashfast import _distributed
+    from hashfast.hashing.encode_job import check_whole
     from hashfast.index.checks import as_integer, check_k
     from hashfast.index.sharded import IndexBinarySharded
-    from hashfast.index.shards import open_part
+    from hashfast.index.shards import count_codes, open_part
 
     first, asked = _distributed.rank() == 0, None
     with _distributed.all_or_none():
         if first:
-            check_k(k, 0) if radius is None else as_integer(radius, "radius", 0)
             _check_out(out, overwrite)
+            for codes in (path, queries):
+                check_whole(codes)
+            if radius is None:
+                check_k(k, count_codes(path)[0])
+            else:
+                as_integer(radius, "radius", 0)
             _check_comparable(path, queries, force)
             asked = open_part(queries).codes
     index = IndexBinarySharded.open(path, device)

@@ -149,7 +149,7 @@ class Command:
         return source, model, encoded, {"model": str(folder.resolve()), "fitted": fitted}
 
     def _options(self, device: "torch.device", size: int) -> dict[str, Any]:
-        from hashfast.hashing.encode_ray import default_batch_size
+        from hashfast.hashing.encode import default_batch_size
 
         return {
             "batch_size": self.batch_size or default_batch_size(device, size),
@@ -192,9 +192,14 @@ def read_unreadable(folder: Path) -> list[tuple[str, str]]:
 
 def check_out(out: Path, overwrite: bool, new_model: bool = False) -> None:
     """Refuse, before anything is computed, a folder whose gallery, or model if a new one comes
-    there, would be lost."""
+    there, would be lost, and one of shards, which a gallery would hide."""
+    from hashfast.hashing.encode_job import JOB_FILE
     from hashfast.index.gallery import CODES_FILE, INFO_FILE, ITEMS_FILE
 
+    if (out / JOB_FILE).exists():
+        raise FileExistsError(
+            f"{out} holds shards of --engine ray, not a gallery: choose another --out"
+        )
     names = [CODES_FILE, ITEMS_FILE, INFO_FILE, *[MODEL_FOLDER] * new_model]
     if not overwrite and any((out / name).exists() for name in names):
         raise FileExistsError(

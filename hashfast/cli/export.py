@@ -2,17 +2,23 @@ import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
 
 from hashfast.cli._items import label_of, label_text
-from hashfast.cli._read import read_gallery
+from hashfast.cli._read import Numbers, read_gallery
 from hashfast.cli._run import Output
 
 if TYPE_CHECKING:
     from hashfast.index import Gallery, IndexBinaryFlat
+
+_BELONGS = {
+    "rows_per_file": "parquet",
+    **dict.fromkeys(("collection", "token", "batch_size", "index_type", "nlist"), "milvus"),
+}
+"""What is exported to with each of the options that only one --to has."""
 
 
 @dataclass(frozen=True)
@@ -32,40 +38,49 @@ class Command:
     """The file to write; for Parquet a folder."""
     overwrite: bool = False
     """Replace what is there already."""
-    rows_per_file: int = 10_000_000
-    """Parquet: codes a file."""
+    rows_per_file: int | None = None
+    """Parquet: codes a file (default: 10,000,000)."""
     uri: str | None = None
     """Milvus: the server, as http://localhost:19530, or a .db file for Milvus Lite."""
-    collection: str = "hashfast"
-    """Milvus: name of the collection. A failed export is continued by the same command."""
-    token: str = ""
+    collection: str | None = None
+    """Milvus: name of the collection (default: hashfast). A failed export is continued by the same
+    command."""
+    token: str | None = None
     """Milvus: user:password, or a key."""
-    batch_size: int = 10_000
-    """Milvus: codes a message."""
-    index_type: Literal["BIN_FLAT", "BIN_IVF_FLAT"] = "BIN_FLAT"
-    """Milvus: compare with all codes, or only with those of some of --nlist clusters."""
-    nlist: int = 128
-    """Milvus: clusters of BIN_IVF_FLAT."""
+    batch_size: int | None = None
+    """Milvus: codes a message (default: 10,000)."""
+    index_type: Literal["BIN_FLAT", "BIN_IVF_FLAT"] | None = None
+    """Milvus: compare with all codes (the default), or only with those of some of --nlist
+    clusters."""
+    nlist: int | None = None
+    """Milvus: clusters of BIN_IVF_FLAT (default: 128)."""
 
     def __post_init__(self) -> None:
         place, other = ("uri", "out") if self.to == "milvus" else ("out", "uri")
         if getattr(self, place) is None or getattr(self, other) is not None:
             raise ValueError(f"--to {self.to} is told where to write by --{place}, not --{other}")
+        for name, kind in _BELONGS.items():
+            if self.to != kind and getattr(self, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} belongs to --to {kind}")
+        if self.nlist is not None and self.index_type != "BIN_IVF_FLAT":
+            raise ValueError("--nlist belongs to --index-type BIN_IVF_FLAT")
         for name in ("rows_per_file", "batch_size", "nlist"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
 
     def run(self) -> Output:
         if self.uri is not None:
             return self._to_milvus(self.uri, read_gallery(self.source))
         assert self.out is not None  # __post_init__
         files = [self.out] if self.to == "parquet" else [self.out, _beside(self.out)]
+        _check_kind(self.out, self.to == "parquet")
         _check_free(files, self.overwrite)
         gallery = read_gallery(self.source)
         if self.to == "parquet":
             from hashfast.index.parquet import write_parquet
 
-            files = write_parquet(gallery, self.out, self.rows_per_file)
+            files = write_parquet(gallery, self.out, **self._given("rows_per_file"))
         else:
             files = self._to_files(self.out, gallery)
         n, bits = gallery.index.ntotal, gallery.index.d
@@ -98,15 +113,14 @@ class Command:
     def _to_milvus(self, uri: str, gallery: "Gallery") -> Output:
         from hashfast.index.milvus import MilvusCollection
 
-        milvus = MilvusCollection(uri, self.collection, self.token)
+        collection = self.collection or "hashfast"
+        milvus = MilvusCollection(uri, collection, self.token or "")
         # It logs the tracebacks of errors that are reported anyway; its import has set its level.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         try:
             inserted = milvus.write(
                 gallery,
-                index_type=self.index_type,
-                nlist=self.nlist,
-                batch_size=self.batch_size,
+                **self._given("index_type", "nlist", "batch_size"),
                 overwrite=self.overwrite,
                 progress=True,
             )
@@ -115,14 +129,27 @@ class Command:
         n, bits = gallery.index.ntotal, gallery.index.d
         there = f"; {n - inserted} were there already" * (inserted < n)
         return Output(
-            f"{n} codes of {bits} bits in the collection {self.collection} of {uri}{there}",
+            f"{n} codes of {bits} bits in the collection {collection} of {uri}{there}",
             {"codes": n, "bits": bits, "to": self.to, "inserted": inserted},
         )
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        """These options but those left to the defaults of what they are given to."""
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def _beside(out: Path) -> Path:
     """The list of items of an exported file."""
     return out.with_name(f"{out.name}.items.csv")
+
+
+def _check_kind(out: Path, folder: bool) -> None:
+    """Refuse, before anything is read, a file where there is to be a folder, and the reverse."""
+    if folder and out.is_file():
+        raise FileExistsError(f"{out} is a file; a Parquet set is a folder: choose another --out")
+    if not folder and out.is_dir():
+        raise IsADirectoryError(f"{out} is a folder: name a file with --out")
 
 
 def _check_free(files: list[Path], overwrite: bool) -> None:
@@ -152,13 +179,16 @@ def _flat(gallery: "Gallery") -> "IndexBinaryFlat":
 
 def _numbered(gallery: "Gallery") -> bool:
     """Whether ids are row numbers."""
-    return np.array_equal(gallery.index.ids, np.arange(gallery.index.ntotal))
+    index = gallery.index
+    return index.numbered or np.array_equal(index.ids, np.arange(index.ntotal))
 
 
 def _says_itself(gallery: "Gallery", with_ids: bool) -> bool:
     """Whether a file of codes, and of ids if it has them, says all there is to say of the items."""
     if gallery.labelled or not (with_ids or _numbered(gallery)):
         return False
+    if isinstance(gallery.items, Numbers):  # made of the ids
+        return True
     return all(item == str(i) for item, i in zip(gallery.items, gallery.index.ids, strict=True))
 
 

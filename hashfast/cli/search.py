@@ -6,6 +6,8 @@ import tyro
 
 from hashfast.cli._run import Output
 
+DEFAULT_K = 10
+
 
 @dataclass(frozen=True)
 class Command:
@@ -26,8 +28,8 @@ class Command:
     """Pictures to look for."""
     queries: Path | None = None
     """Codes to look for, of any of the kinds that are searched."""
-    k: int = 10
-    """How many to find for each."""
+    k: int | None = None
+    """How many to find for each (default: 10)."""
     radius: int | None = None
     """Find everything within this Hamming distance instead."""
     model: Path | None = None
@@ -48,18 +50,25 @@ class Command:
             raise ValueError("--queries and --out go together: codes to look for, and a file")
         if self.queries is not None and self.model is not None:
             raise ValueError("--model codes the pictures of --image, and --queries are codes")
+        if self.overwrite and self.out is None:
+            raise ValueError("--overwrite replaces a file at --out, which --image does not write")
+        if self.k is not None and self.radius is not None:
+            raise ValueError(
+                "--k finds so many, --radius everything within it: leave one of the two out"
+            )
 
     def run(self) -> Output | None:
         """None in all processes but the first, which speaks for them."""
         from hashfast import _distributed
         from hashfast.hashing.loading import resolve_device
 
+        k = DEFAULT_K if self.k is None else self.k
         with _distributed.setup(resolve_device(self.device)) as device:
             if self.queries is None or self.out is None:
                 from hashfast.cli._search_images import search_images
 
                 return search_images(
-                    self.gallery, self.image, self.k, self.radius, self.model, device, self.force
+                    self.gallery, self.image, k, self.radius, self.model, device, self.force
                 )
             from hashfast.cli._search_batch import search_batch
 
@@ -67,7 +76,7 @@ class Command:
                 self.gallery,
                 self.queries,
                 self.out,
-                self.k,
+                k,
                 self.radius,
                 device,
                 force=self.force,

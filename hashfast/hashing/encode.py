@@ -73,6 +73,11 @@ def encode_dataset(
     return Encoded(pack(outputs), outputs, labels, indices, unreadable)
 
 
+def default_batch_size(device: torch.device, image_size: int) -> int:
+    """Pictures a step: few where large ones meet a CPU, whose memory is slow."""
+    return 16 if device.type == "cpu" and image_size > 64 else 256
+
+
 def fit_projection(model: HashModel, dataset: ImageDataset, batch_size: int = 512) -> HashModel:
     """Fit the `itq` or `random` head of `model` on its backbone's features of a dataset.
 

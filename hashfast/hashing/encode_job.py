@@ -8,25 +8,32 @@ The output folder is a Parquet set (see hashfast.index.parquet) with a descripti
 
 The end of a shard's file says which job it belongs to and lists its unreadable pictures, so that
 one rename makes all of a shard count. Until then .part-00012.tries has a byte for each process that
-began with it. Nothing here needs Ray.
+began with it. While a run lasts, .pictures.arrow has the list of pictures, a batch for each shard.
+Nothing here needs Ray.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
+import torch
 
 from hashfast._files import atomic_write, read_json, write_json
 from hashfast.data import FileDataset
 from hashfast.index.gallery import CODES_FILE
-from hashfast.index.parquet import parquet_parts, schema, table
+from hashfast.index.parquet_layout import schema, table
+from hashfast.index.parquet_set import parquet_parts
 
-JOB_FILE = "job.json"
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+JOB_FILE, LIST_FILE = "job.json", ".pictures.arrow"
 FORMAT = 1
 TRIES = 3
 _KEY = b"hashfast.shard"
@@ -134,9 +141,48 @@ def begin(out: Path, job: Job, overwrite: bool = False) -> Job:
     return job
 
 
-def forget_tries(out: Path) -> None:
-    """Count the processes that begin with a shard from 0 again."""
-    for path in out.glob(".part-*.tries"):
+@contextmanager
+def listed(out: Path, job: Job, files: FileDataset) -> Iterator[None]:
+    """Keep the list of pictures where the processes that encode them look it up."""
+    import pyarrow as pa
+
+    def batch(shard: int) -> "pa.RecordBatch":
+        rows = job.rows(shard)
+        labels = files.labels[rows.start : rows.stop].tolist()
+        return pa.record_batch({"item": items_of(files, rows), "label": labels})
+
+    path, first = out / LIST_FILE, batch(0)
+    with atomic_write(path) as file, pa.ipc.new_file(file, first.schema) as writer:
+        writer.write(first)
+        for shard in range(1, job.shards):
+            writer.write(batch(shard))
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def pictures(out: Path, shard: int) -> tuple[list[str], torch.Tensor]:
+    """The paths of a shard's pictures and their labels, where they are `listed`.
+
+    Raises FileNotFoundError where they are not.
+    """
+    import pyarrow as pa
+
+    path = out / LIST_FILE
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}, the list of pictures, is missing: on several machines {out} must be a folder "
+            "that all share"
+        )
+    with pa.memory_map(str(path)) as file:
+        rows = pa.ipc.open_file(file).get_batch(shard).to_pydict()
+    return rows["item"], torch.tensor(rows["label"])
+
+
+def forget_runs(out: Path) -> None:
+    """Count the processes that begin with a shard from 0 again; remove what a killed run listed."""
+    for path in (*out.glob(".part-*.tries"), out / LIST_FILE):
         path.unlink(missing_ok=True)
 
 
@@ -189,20 +235,20 @@ def written(out: Path, job: Job) -> dict[int, Shard]:
     return {shard: read for shard, read in found.items() if read is not None}
 
 
-def check_whole(folder: Path) -> None:
+def check_whole(codes: Path) -> None:
     """Raise ValueError for the folder of a job of which shards are missing or damaged.
 
-    A folder without a job is left to others.
+    Files, and folders without a job, are left to others.
     """
-    path = folder / JOB_FILE
+    path = codes / JOB_FILE
     if not path.exists():
         return
     job = _read_job(path)
-    done = written(folder, job)
+    done = written(codes, job)
     missing = [job.name(shard) for shard in range(job.shards) if shard not in done]
     if missing:
         raise ValueError(
-            f"{folder} is not whole: {len(missing)} of {job.shards} shards are missing or damaged, "
+            f"{codes} is not whole: {len(missing)} of {job.shards} shards are missing or damaged, "
             f"the first is {missing[0]}; the same `hashfast encode` again writes them"
         )
 
@@ -220,7 +266,11 @@ def _read_shard(path: Path, job: Job, shard: int) -> Shard | None:
         end = pq.read_metadata(path)
         about = json.loads((end.metadata or {})[_KEY])
         unreadable = [(item, reason) for item, reason in about["unreadable"]]
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError, ValueError):
+    except (FileNotFoundError, pa.ArrowException, KeyError, ValueError):
+        return None
+    except OSError as error:
+        if error.errno:  # of the file system, such as a lack of permission: the file may be whole
+            raise
         return None
     whole = end.num_rows + len(unreadable) == len(job.rows(shard))
     if not whole or (about["job"], about["shard"]) != (job.id, shard):

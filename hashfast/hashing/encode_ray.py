@@ -11,13 +11,14 @@ import torch
 from tqdm import tqdm
 
 from hashfast.data import FileDataset, UnreadableImage
-from hashfast.hashing.encode import encode_dataset
+from hashfast.hashing.encode import default_batch_size, encode_dataset
 from hashfast.hashing.encode_job import (
     Job,
     Shard,
     begin,
-    forget_tries,
-    items_of,
+    forget_runs,
+    listed,
+    pictures,
     try_shard,
     write_shard,
     written,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_PER_SHARD = 10_000
-OBJECT_STORE = 200 << 20  # bytes: only paths travel, about 100 bytes a picture; the rest is spilled
+OBJECT_STORE = 100 << 20  # bytes: only the numbers of shards travel
 
 
 class Written(NamedTuple):
@@ -60,7 +61,7 @@ class ShardEncoder:
         self.model: HashModel | None = None
 
     def __call__(self, rows: "pa.Table") -> "pa.Table":
-        """Encode the shard of the one row (shard, items, labels).
+        """Encode the shard of the one row (shard).
 
         Returns a row (shard, error, unreadable): what went wrong, if anything, and whether that was
         an unreadable picture. An exception would come out of Ray as a page of its own frames.
@@ -71,7 +72,7 @@ class ShardEncoder:
         error, unreadable = "", False
         try:
             try_shard(self.out, self.job, row["shard"])
-            self._encode(row["shard"], row["items"], torch.tensor(row["labels"]))
+            self._encode(row["shard"], *pictures(self.out, row["shard"]))
         except UnreadableImage as caught:
             error, unreadable = str(caught), True
         except Exception as caught:
@@ -149,21 +150,8 @@ def encode_with_ray(
     """
     _import_ray()
     out, model = Path(out).resolve(), Path(model).resolve()
-    loaded = HashModel.from_pretrained(model)
-    if tuple(files.image_shape) != tuple(loaded.config.image_shape):
-        raise ValueError(
-            f"the pictures are loaded as {files.image_shape} and the model takes "
-            f"{loaded.config.image_shape} (channels, height, width)"
-        )
-    facts = {
-        **(info or {}),
-        "model": str(model),
-        "fingerprint": loaded.fingerprint(),
-        "code_spaces": list(loaded.code_spaces()),
-    }
-    job = Job.of(files, loaded.fingerprint(), loaded.bits, rows_per_shard, facts)
-    job = begin(out, job, overwrite)
-    forget_tries(out)
+    job = begin(out, _job(model, files, rows_per_shard, info or {}), overwrite)
+    forget_runs(out)
     kept = written(out, job)
     if strict:
         _refuse_unreadable(kept)
@@ -171,12 +159,34 @@ def encode_with_ray(
         bar.update(sum(len(job.rows(shard)) for shard in kept))
         todo = [shard for shard in range(job.shards) if shard not in kept]
         if todo:
-            with _cluster(address), _quiet():
+            with _cluster(address), _quiet(), listed(out, job, files):
                 pool = _pool(actors, workers, num_gpus, len(todo))
                 device = "cuda" if pool["num_gpus"] else "cpu"
                 encoder = (job, out, model, device, batch_size, workers, strict)
-                for shard in _encoded(job, files, todo, encoder, pool):
+                for shard in _encoded(todo, encoder, pool):
                     bar.update(len(job.rows(shard)))
+    return _summed(out, job, len(kept))
+
+
+def _job(model: Path, files: FileDataset, rows_per_shard: int, info: dict[str, Any]) -> Job:
+    """Raises ValueError for pictures of another shape than the model's, and as `Job.of`."""
+    loaded = HashModel.from_pretrained(model)
+    if tuple(files.image_shape) != tuple(loaded.config.image_shape):
+        raise ValueError(
+            f"the pictures are loaded as {files.image_shape} and the model takes "
+            f"{loaded.config.image_shape} (channels, height, width)"
+        )
+    facts = {
+        **info,
+        "model": str(model),
+        "fingerprint": loaded.fingerprint(),
+        "code_spaces": list(loaded.code_spaces()),
+    }
+    return Job.of(files, loaded.fingerprint(), loaded.bits, rows_per_shard, facts)
+
+
+def _summed(out: Path, job: Job, kept: int) -> Written:
+    """Raises RuntimeError unless all shards are there."""
     done = written(out, job)
     if len(done) < job.shards:
         raise RuntimeError(
@@ -184,7 +194,7 @@ def encode_with_ray(
             "on several machines it must be a folder that all share"
         )
     unreadable = [pair for shard in sorted(done) for pair in done[shard].unreadable]
-    return Written(sum(s.codes for s in done.values()), unreadable, job.shards, len(kept))
+    return Written(sum(s.codes for s in done.values()), unreadable, job.shards, kept)
 
 
 def _refuse_unreadable(kept: dict[int, Shard]) -> None:
@@ -194,14 +204,7 @@ def _refuse_unreadable(kept: dict[int, Shard]) -> None:
             raise UnreadableImage(reason)
 
 
-def default_batch_size(device: torch.device, image_size: int) -> int:
-    """Pictures a step: few where large ones meet a CPU, whose memory is slow."""
-    return 16 if device.type == "cpu" and image_size > 64 else 256
-
-
-def _encoded(
-    job: Job, files: FileDataset, todo: list[int], arguments: tuple, pool: dict[str, Any]
-) -> Iterator[int]:
+def _encoded(todo: list[int], arguments: tuple, pool: dict[str, Any]) -> Iterator[int]:
     """The numbers of shards, each once it is written.
 
     arguments: those of ShardEncoder; pool: what `_pool` found.
@@ -210,16 +213,7 @@ def _encoded(
 
     ray = _import_ray()
     # A row is a shard and a block of its own: Ray neither cuts one nor joins two.
-    blocks = [
-        pa.table(
-            {
-                "shard": [shard],
-                "items": [items_of(files, job.rows(shard))],
-                "labels": [files.labels[job.rows(shard)].tolist()],
-            }
-        )
-        for shard in todo
-    ]
+    blocks = [pa.table({"shard": [shard]}) for shard in todo]
     results = ray.data.from_arrow(blocks).map_batches(
         ShardEncoder,
         fn_constructor_args=arguments,

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from hashfast import _distributed
 from hashfast.index.checks import NO_DISTANCE, NO_ID
 
+_ROWS = torch.contiguous_format
 Hits = tuple[Tensor, Tensor, Tensor]
 """limits int64 [q + 1], distances int32 and ids int64 [limits[-1]], as of range_search."""
 
@@ -67,7 +68,10 @@ def gather_topk(distances: Tensor, ids: Tensor, k: int) -> tuple[Tensor, Tensor]
     # Both at once: few queries wait for the network's delays only.
     sent = torch.cat([distances, ids.contiguous().view(torch.int32)], dim=1)
     parts = _distributed.gather_rows(sent, [q] * _distributed.world()).split(q)
-    return merge_topk([(p[:, :m], p[:, m:].contiguous().view(torch.int64)) for p in parts], k)
+    # A slice of one row is contiguous as it is, but may begin in the middle of an int64.
+    return merge_topk(
+        [(p[:, :m], p[:, m:].clone(memory_format=_ROWS).view(torch.int64)) for p in parts], k
+    )
 
 
 def gather_ranges(limits: Tensor, distances: Tensor, ids: Tensor) -> Hits:

@@ -96,9 +96,9 @@ class MilvusCollection:
         nlist = as_integer(nlist, "nlist", 1, _MAX_NLIST)
         if self._embedded and index_type != "BIN_FLAT":
             raise ValueError(f"Milvus Lite, a file, has no {index_type}: choose BIN_FLAT")
-        ids, n = gallery.index.ids, gallery.index.ntotal
-        _check_gallery(gallery, ids)
-        facts = {**_facts_of(gallery, ids), "batch_size": batch_size}
+        rows = _Rows(gallery)
+        _check_gallery(gallery, rows.ids)
+        facts = {**_facts_of(rows), "batch_size": batch_size}
         with _told():
             if overwrite:
                 self._client.drop_collection(self.name)  # does nothing where there is none
@@ -109,25 +109,11 @@ class MilvusCollection:
                 self._create(gallery, facts)
             self._make_index(index_type, nlist)
             done = self._count() if continued else 0
+        n = gallery.index.ntotal
         if done != n:
             done = min(done // batch_size * batch_size, n)
         with tqdm(total=n, initial=done, unit="code", disable=not progress) as bar:
-            for start in range(done, n, batch_size):
-                rows = _rows(gallery, ids, start, min(start + batch_size, n))
-                # Only the first may be there in part, from a call that failed: rows of an id that
-                # Milvus has would else be there twice.
-                send = self._client.upsert if continued and start == done else self._client.insert
-                with _told(f"{start} of {n} rows are in; the same without overwrite goes on there"):
-                    send(self.name, rows)
-                bar.update(len(rows))
-        with _told():
-            self._client.flush(self.name)
-            found = self._count()
-        if found != n:
-            raise RuntimeError(
-                f"{self.name} has {found} rows after {n} were inserted: something else writes to "
-                "it, or a batch was lost; write it anew with overwrite"
-            )
+            self._insert(rows, done, batch_size, continued, bar)
         return n - done
 
     def search(self, query: Array, k: int, nprobe: int | None = None) -> tuple[Array, Array]:
@@ -184,6 +170,28 @@ class MilvusCollection:
     def close(self) -> None:
         """Disconnect; a file is then free for another process."""
         self._client.close()
+
+    def _insert(
+        self, rows: "_Rows", done: int, batch_size: int, continued: bool, bar: tqdm
+    ) -> None:
+        """Send the rows from `done` on, and see that all are there then."""
+        n = len(rows.ids)
+        for start in range(done, n, batch_size):
+            batch = rows.of(start, min(start + batch_size, n))
+            # Only the first may be there in part, from a call that failed: rows of an id that
+            # Milvus has would else be there twice.
+            send = self._client.upsert if continued and start == done else self._client.insert
+            with _told(f"{start} of {n} rows are in; the same without overwrite goes on there"):
+                send(self.name, batch)
+            bar.update(len(batch))
+        with _told():
+            self._client.flush(self.name)
+            found = self._count()
+        if found != n:
+            raise RuntimeError(
+                f"{self.name} has {found} rows after {n} were inserted: something else writes to "
+                "it, or a batch was lost; write it anew with overwrite"
+            )
 
     def _create(self, gallery: Gallery, facts: dict[str, Any]) -> None:
         from pymilvus import DataType
@@ -255,21 +263,34 @@ class MilvusCollection:
         return answer["count(*)"]
 
 
-def _rows(gallery: Gallery, ids: np.ndarray, start: int, stop: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": int(ids[row]),
-            "code": code.tobytes(),
-            "item": gallery.items[row],
-            "label": int(label) if np.ndim(label) == 0 else np.flatnonzero(label).tolist(),
-        }
-        for row, code, label in zip(
-            range(start, stop),
-            np.asarray(gallery.index.codes[start:stop]),
-            gallery.labels[start:stop],
-            strict=True,
-        )
-    ]
+class _Rows:
+    """Rows of a gallery as Milvus takes them.
+
+    Attributes:
+        gallery: the gallery.
+        codes, ids: those of its index, which may have to copy or collect all of them to say so.
+    """
+
+    def __init__(self, gallery: Gallery) -> None:
+        self.gallery = gallery
+        self.codes, self.ids = np.asarray(gallery.index.codes), gallery.index.ids
+
+    def of(self, start: int, stop: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": int(i),
+                "code": code.tobytes(),
+                "item": item,
+                "label": int(label) if np.ndim(label) == 0 else np.flatnonzero(label).tolist(),
+            }
+            for i, code, item, label in zip(
+                self.ids[start:stop],
+                self.codes[start:stop],
+                self.gallery.items[start:stop],
+                self.gallery.labels[start:stop],
+                strict=True,
+            )
+        ]
 
 
 def _check_gallery(gallery: Gallery, ids: np.ndarray) -> None:
@@ -291,12 +312,13 @@ def _check_gallery(gallery: Gallery, ids: np.ndarray) -> None:
             raise ValueError(f"an item has {size} bytes; Milvus holds {_MAX_ITEM}: {item[:80]}...")
 
 
-def _facts_of(gallery: Gallery, ids: np.ndarray) -> dict[str, Any]:
+def _facts_of(rows: _Rows) -> dict[str, Any]:
     """What tells whether a collection holds this gallery."""
-    digest = hashlib.sha256(np.ascontiguousarray(gallery.index.codes).data)
-    for array in (ids, np.ascontiguousarray(gallery.labels)):
-        digest.update(array.data)
-    digest.update(json.dumps(gallery.items).encode())
+    gallery, digest = rows.gallery, hashlib.sha256()
+    for array in (rows.codes, rows.ids, gallery.labels):
+        digest.update(np.ascontiguousarray(array).data)
+    for item in gallery.items:
+        digest.update(json.dumps(item).encode())
     return {
         "bits": gallery.index.d,
         "codes": gallery.index.ntotal,

@@ -13,14 +13,13 @@ from hashfast import _distributed, ops
 from hashfast._inputs import Array, as_codes
 from hashfast.index.allowed import Allowed, as_bitmap
 from hashfast.index.base import IndexBinary
-from hashfast.index.checks import check_k, check_radius, like, warn_if_padded
+from hashfast.index.checks import RESULT_BYTES, check_k, check_radius, like, warn_if_padded
 from hashfast.index.flat import IndexBinaryFlat
 from hashfast.index.ids import as_ids, find_ids, find_row_numbers, listed
 from hashfast.index.io import ID_SIZE, FlatFile
 from hashfast.index.merging import Hits, gather_ranges, gather_topk, join_ranges, padded
 from hashfast.index.shards import open_part, read_facts
 
-_RESULT_BYTES = 12  # a distance int32 and an id int64
 _GATHERED_BYTES = 64 << 20  # of results of all processes, held at once
 _RANGE_QUERIES = 1024  # at once: how many hits they have shows only when they are found
 
@@ -136,7 +135,7 @@ class IndexBinarySharded:
         """
         queries, k, rows = self._asked(query, lambda: check_k(k, self.ntotal), allowed)
         width = min(k, max(self._sizes))
-        block = max(1, _GATHERED_BYTES // (_RESULT_BYTES * len(self._sizes) * max(1, width)))
+        block = max(1, _GATHERED_BYTES // (RESULT_BYTES * len(self._sizes) * max(1, width)))
         for start in range(0, max(1, len(queries)), block):
             some = slice(start, start + block)
             with _distributed.all_or_none():
@@ -274,7 +273,7 @@ class IndexBinarySharded:
         except RuntimeError as error:
             raise MemoryError(
                 f"no memory for k = {k} neighbours of {q} queries, which take "
-                f"{_RESULT_BYTES * q * k} bytes: lower k or search for fewer queries at once"
+                f"{RESULT_BYTES * q * k} bytes: lower k or search for fewer queries at once"
             ) from error
 
 

@@ -20,16 +20,12 @@ import numpy as np
 
 from hashfast._files import read_json
 from hashfast._inputs import check_codes
+from hashfast.index.checks import as_integer
+from hashfast.index.flat import IndexBinaryFlat
 from hashfast.index.gallery import CODES_FILE, INFO_FILE
 from hashfast.index.io import FlatFile, read_flat
 from hashfast.index.multi_hash_file import is_multi_hash
-from hashfast.index.parquet import (
-    parquet_codes,
-    parquet_ids,
-    parquet_info,
-    parquet_parts,
-    parquet_shape,
-)
+from hashfast.index.parquet_set import ParquetSet, is_parquet
 
 
 class Part(NamedTuple):
@@ -53,8 +49,9 @@ class Part(NamedTuple):
 def count_codes(path: str | os.PathLike) -> tuple[int, int]:
     """Rows and bits of a set of codes, without reading the codes. Raises as `open_part`."""
     path = Path(path)
-    if _is_parquet(path):
-        return parquet_shape(path)
+    if is_parquet(path):
+        files = ParquetSet(path)
+        return files.ntotal, files.bits
     file = _mapped(path)
     return len(file.codes), file.bits
 
@@ -73,16 +70,19 @@ def open_part(path: str | os.PathLike, part: int = 0, parts: int = 1) -> Part:
 
     Raises:
         OSError: no such file or folder, or it cannot be read.
-        ValueError: the file is damaged, or no set of codes; says what was found.
-        TypeError: an .npy file of another dtype.
+        ValueError: the file is damaged, or no set of codes; says what was found. There is no such
+            part.
+        TypeError: an .npy file of another dtype; a part that is no integer.
         ImportError: a Parquet set without pyarrow.
     """
     path = Path(path)
-    if _is_parquet(path):
-        n, bits = parquet_shape(path)
-        start, stop = _bounds(n, part, parts)
-        codes = parquet_codes(path, start, stop)
-        return Part(codes, bits, start, n, parquet_ids(path, start, stop))
+    parts = as_integer(parts, "parts", 1)
+    part = as_integer(part, "part", 0, parts - 1)
+    if is_parquet(path):
+        files = ParquetSet(path)
+        start, stop = _bounds(files.ntotal, part, parts)
+        codes, ids = files.codes(start, stop), files.ids(start, stop)
+        return Part(codes, files.bits, start, files.ntotal, ids)
     file = _mapped(path)
     n = len(file.codes)
     start, stop = _bounds(n, part, parts)
@@ -95,8 +95,8 @@ def open_part(path: str | os.PathLike, part: int = 0, parts: int = 1) -> Part:
 def read_facts(path: str | os.PathLike) -> dict[str, Any]:
     """What a gallery or Parquet set says of its codes, as the model's fingerprint; {} of others."""
     path = Path(path)
-    if _is_parquet(path):
-        return parquet_info(path)
+    if is_parquet(path):
+        return ParquetSet(path).facts
     if not path.is_dir():
         return {}
     facts = read_json(path / INFO_FILE)
@@ -105,8 +105,9 @@ def read_facts(path: str | os.PathLike) -> dict[str, Any]:
     return facts
 
 
-def _is_parquet(path: Path) -> bool:
-    return bool(parquet_parts(path)) and not (path / CODES_FILE).exists()
+def open_npy(path: str | os.PathLike) -> IndexBinaryFlat:
+    """An index of the packed codes of an .npy file where they lie. Raises as `open_part`."""
+    return IndexBinaryFlat._holding(_mapped_npy(Path(path)))
 
 
 def _bounds(n: int, part: int, parts: int) -> tuple[int, int]:
@@ -124,9 +125,14 @@ def _mapped(path: Path) -> FlatFile:
             raise ValueError(
                 f"{path} is a multi-index hash, whose codes lie in the order of its tables: save "
                 "one of the codes of each process, and join what load_index reads by "
-                "IndexBinarySharded"
+                f"IndexBinarySharded, or make a flat index of it: `hashfast export {path} --to "
+                "faiss --out FLAT`"
             )
         return read_flat(path, mmap=True)
+    return _mapped_npy(path)
+
+
+def _mapped_npy(path: Path) -> FlatFile:
     try:
         codes = np.load(path, mmap_mode="r", allow_pickle=False)
     except (EOFError, ValueError) as error:
