@@ -25,8 +25,7 @@ def index_of(codes, bits=64, ids=None, kind=IndexBinaryFlat, **kwargs):
 
 
 def make_tables_of_few_codes(monkeypatch):
-    """An IndexBinaryAuto of a few dozen codes measures and makes tables as one of many does."""
-    monkeypatch.setattr(auto, "_FEW_CODES", 50)
+    """An IndexBinaryAuto of a few dozen codes makes tables as one of many does."""
     monkeypatch.setattr(auto, "is_long", lambda tail, rows: tail > max(20, rows // 4))
 
 

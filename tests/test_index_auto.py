@@ -156,16 +156,6 @@ def test_measure_wants_queries():
         index.measure(QUERIES[:0])
 
 
-def test_few_codes_are_scanned(monkeypatch):
-    index, _ = pair(CODES[:49])
-    calls = counted(monkeypatch)
-    for _ in range(4):
-        index.search(QUERIES[:1], 3)
-    assert set(calls) == {SCAN}
-    assert index.explain() == index.measure(QUERIES[:1]) == Plan(SCAN, {}, "49 codes are few")
-    assert not index._held.tables.rows
-
-
 def test_what_was_measured_is_forgotten_with_a_quarter_of_new_codes():
     index, flat = pair()
     known(index, 1.0, 2.0)

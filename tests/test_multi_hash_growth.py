@@ -65,13 +65,13 @@ def test_a_large_tail_is_merged_by_the_next_search():
     codes = random_codes(30_000, values=4)
     queries = random_codes(4, seed=1, values=4)
     index = IndexBinaryMultiHash(64, collapse=False)
-    index.add(codes[:10_000])
+    index.add(codes[:1000])
     index.search(queries, 1)
-    assert index.distinct == 0  # not larger than 10,000
-    index.add(codes[10_000:10_001])
+    assert index.distinct == 0  # not larger than 1,000
+    index.add(codes[1000:1001])
     index.search(queries, 1)
-    assert index.distinct == 10_001
-    index.add(codes[10_001:])
+    assert index.distinct == 1001
+    index.add(codes[1001:])
     index.range_search(queries, 3)
     assert index.distinct == 30_000
     index.add(codes[:5])

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from hashfast._index import MultiHash
 
 _CPU = torch.device("cpu")
-_FEW_CODES = 20_000  # a scan of them takes no longer than a few probes
 _SCANNED = 64  # queries, enough for the scan to be at its best
 _ROUNDS = 3  # of `measure`
 _MOST_CHOICES = 1000
@@ -53,7 +52,7 @@ class Both:
     tables: "MultiHash"
     known: Known
 
-    @property
+    @cached_property
     def ids(self) -> Ids:
         return self.held.ids
 
@@ -86,7 +85,7 @@ class Both:
 
     @property
     def may_hash(self) -> bool:
-        return _FEW_CODES <= self.ids.n <= MOST_CODES and not self.known.no_room
+        return self.ids.n <= MOST_CODES and not self.known.no_room
 
     def search(
         self, method: str, queries: np.ndarray, kind: Kind, bitmap: np.ndarray | None
@@ -110,9 +109,9 @@ class IndexBinaryAuto(IndexBinary[Both]):
     is allowed, threads) try both, later ones take the better; `explain` tells which and why,
     `measure` finds out at once. When a quarter of the codes is new, all is measured again.
 
-    Takes the memory of both, of ids once. Tables are made by the first search of 20,000 codes or
-    more, and made anew as IndexBinaryMultiHash does; where there is no memory for them, or more
-    than 2**31 - 1 codes, all is scanned. On the CPU.
+    Takes the memory of both, of ids once. Tables are made by the first search, and anew as
+    IndexBinaryMultiHash does; where there is no memory for them, or more than 2**31 - 1 codes, all
+    is scanned. On the CPU.
 
     Any number of threads may read while one adds or removes; each call sees the codes of one
     moment.
@@ -234,7 +233,7 @@ class IndexBinaryAuto(IndexBinary[Both]):
         return _plan(both, kind)
 
     def build(self) -> None:
-        """Make the tables now, instead of in the first search: of 20,000 codes or more."""
+        """Make the tables now, instead of in the first search."""
         self._ready()
 
     def reset(self) -> None:
@@ -341,11 +340,10 @@ def _method(both: Both, kind: Kind) -> str | None:
 
 
 def _plan(both: Both, kind: Kind) -> Plan:
-    n = both.ids.n
-    if not kind.queries or n < _FEW_CODES:
-        return Plan(SCAN, {}, f"{n} codes are few" if kind.queries else "there are no queries")
+    if not kind.queries:
+        return Plan(SCAN, {}, "there are no queries")
     if not both.may_hash:
-        return Plan(SCAN, {}, f"there is no room for tables of {n} codes")
+        return Plan(SCAN, {}, f"there is no room for tables of {both.ids.n} codes")
     costs, names = both.known.costs, kind.by_method()
     known = costs.plan(names)
     if known is not None:

@@ -25,7 +25,7 @@ _CPU = torch.device("cpu")
 MOST_CODES = 2**31 - 1
 _COPIES_UP_TO = 128  # bits
 # Codes added last are compared one by one; more of them than this are sorted into the tables first.
-_LEAST_TAIL, _TAIL_PART = 10_000, 64
+_LEAST_TAIL, _TAIL_PART = 1000, 64
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class IndexBinaryMultiHash(IndexBinary[Hashed]):
     nearest codes are so far away that most would have to be looked at, it compares all of them.
 
     Codes are kept in the tables only: code_size + 4 bytes a code in each. Codes added since they
-    were made are compared one by one until they are more than 10,000 and a 64th of all; then the
+    were made are compared one by one until they are more than 1,000 and a 64th of all; then the
     next search, or `build`, makes the tables anew, for which there must be memory beside the old
     ones. At most 2**31 - 1 codes.
 
