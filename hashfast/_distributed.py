@@ -67,7 +67,13 @@ def setup(device: torch.device) -> Iterator[torch.device]:
 
 
 def check_group() -> None:
-    """Raise ValueError for a process group that cannot carry tensors of the CPU."""
+    """Raise ValueError for a process group that cannot carry tensors of the CPU, and where torchrun
+    started several processes that were not joined."""
+    if not _initialized() and _launched():
+        raise ValueError(
+            f"{os.environ['WORLD_SIZE']} processes were started and are not joined: call "
+            'torch.distributed.init_process_group("gloo") first'
+        )
     if is_distributed() and "gloo" not in dist.get_backend_config():
         raise ValueError(
             f"the process group's backend is {dist.get_backend_config()}, which carries no tensors "

@@ -1,6 +1,8 @@
 """The index as it changes: adding, ids, removing, against a plain list of codes."""
 
+import copy
 import os
+import pickle
 import tempfile
 import warnings
 
@@ -268,3 +270,16 @@ class MultiHashAsAList(AsAList):
 TestAsAList, TestMultiHashAsAList = AsAList.TestCase, MultiHashAsAList.TestCase
 TestAsAList.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
 TestMultiHashAsAList.settings = TestAsAList.settings
+
+
+@every_index
+@pytest.mark.parametrize("ids", [None, [9, 8, 7]])
+def test_copies_and_pickles_are_indexes_of_their_own(kind, ids):
+    codes = random_codes(3)
+    index = index_of(codes, ids=ids, kind=kind)
+    for other in (copy.deepcopy(index), pickle.loads(pickle.dumps(index))):
+        assert_same(other.search(codes, 2), index.search(codes, 2))
+        other.remove_ids([7, 0])
+        other.add(codes) if ids is None else other.add_with_ids(codes, [1, 2, 3])
+        assert (len(other), len(index)) == (5, 3)
+        assert_same(index.search(codes, 1)[0], np.zeros((3, 1), np.int32))

@@ -134,7 +134,8 @@ def test_kinds_of_searches_are_measured_apart():
     known(index, 2.0, 1.0)
     assert index.explain(1, 3).seconds
     for other in ({"queries": 64}, {"k": 100}, {"radius": 3}, {"allowed": 20}):
-        assert not index.explain(**({"queries": 1, "k": 3} | other)).seconds
+        wanted = {"k": 3} if "radius" not in other else {}
+        assert not index.explain(**({"queries": 1} | wanted | other)).seconds
 
 
 def test_measure_knows_at_once():
@@ -321,6 +322,13 @@ def test_padding_warns_once_where_search_was_called():
         with pytest.warns(UserWarning, match="k is 70 but there are 60 codes") as caught:
             index.search(queries, 70)
         assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_k_and_radius_exclude_each_other():
+    index, _ = pair()
+    for run in (index.explain, lambda **both: index.measure(QUERIES[:1], **both)):
+        with pytest.raises(ValueError, match="k is 3 and radius 2: a search has one of the two"):
+            run(k=3, radius=2)
 
 
 def test_no_queries_are_explained():

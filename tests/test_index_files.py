@@ -292,3 +292,16 @@ def test_a_folder(tmp_path):
             IsADirectoryError, match=r"is a folder; .*Gallery\.load reads galleries"
         ):
             load_index(tmp_path, mmap=mmap)
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (b"\x93NUMPY\x01\x00", "an .npy file: numpy.load"),
+        (b"IBHm" + bytes(40), "another kind of faiss index: add its codes"),
+    ],
+)
+def test_files_of_others_are_told_apart(content, hint, tmp_path):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(ValueError, match=hint):
+        load_index(tmp_path / "file")

@@ -90,7 +90,7 @@ def test_columns_that_other_programs_see(tmp_path):
     assert found.column("label").to_pylist() == [2, None, 0, 1, None]
     assert b"".join(found.column("code").to_pylist()) == EXAMPLES["labels"].index.codes.tobytes()
     facts = json.loads(found.schema.metadata[b"hashfast"])
-    assert facts == {"bits": 8, "class_names": ["x", "y", "z"]}
+    assert facts == {"bits": 8, "class_names": ["x", "y", "z"], "rows": 5}
     (part,) = write_parquet(EXAMPLES["many labels"], tmp_path / "set")
     expected = [np.flatnonzero(row).tolist() for row in EXAMPLES["many labels"].labels]
     assert pq.read_table(part).column("label").to_pylist() == expected
@@ -267,3 +267,11 @@ def test_the_extra_is_named_without_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ImportError, match=re.escape("pip install 'hashfast[parquet]'")):
         write_parquet(EXAMPLES["plain"], tmp_path / "set")
+
+
+def test_a_missing_part_is_noticed(tmp_path):
+    parts = write_parquet(Gallery.of(np.zeros((5, 8), np.uint8), 64), tmp_path / "set", 2)
+    parts[1].unlink()
+    for read in (read_parquet, ParquetSet):
+        with pytest.raises(ValueError, match="has 3 rows in 2 files and was written with 5"):
+            read(tmp_path / "set")

@@ -157,6 +157,15 @@ def test_a_group_that_carries_no_tensors_of_the_cpu(monkeypatch, tmp_path):
         IndexBinarySharded.open(tmp_path)
 
 
+def test_processes_that_were_not_joined_are_noticed(monkeypatch):
+    for name in ("RANK", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 processes were started and are not joined: call torch"):
+        IndexBinarySharded(index_of(random_codes(3)))
+
+
 def test_a_mapped_part_is_searched_where_it_lies(tmp_path):
     codes = random_codes(50, WIDTH, 0, 4)
     np.save(tmp_path / "codes.npy", codes)

@@ -137,6 +137,7 @@ class Index {
   const std::vector<Arrays>& tables() const { return tables_; }
   const Array<uint32_t>& group_limits() const { return group_limits_; }
   const Array<uint32_t>& group_rows() const { return group_rows_; }
+  int64_t code_size() const { return view_.bytes; }
   int64_t rows() const { return view_.rows; }
   int64_t entries() const { return view_.entries; }
   int64_t nbytes() const {
@@ -217,6 +218,26 @@ PYBIND11_MODULE(_index, m) {
       .def("range_search", &Index::range_search, py::arg("query").noconvert(), py::arg("radius"),
            py::arg("tail").noconvert(), py::arg("allowed").noconvert().none(true),
            py::arg("threads"))
+      .def(py::pickle(
+          [](const Index& index) {
+            py::list tables;
+            for (const Arrays& table : index.tables())
+              tables.append(py::make_tuple(table.limits, table.codes, table.values));
+            return py::make_tuple(index.code_size(), index.rows(), index.widths(), tables,
+                                  index.group_limits(), index.group_rows());
+          },
+          [](const py::tuple& state) {
+            std::vector<Arrays> tables;
+            for (const py::handle table : state[3]) {
+              const auto parts = table.cast<py::tuple>();
+              tables.push_back({parts[0].cast<Array<uint32_t>>(),
+                                parts[1].cast<std::optional<Array<uint8_t>>>(),
+                                parts[2].cast<Array<uint32_t>>()});
+            }
+            return Index(state[0].cast<int64_t>(), state[1].cast<int64_t>(),
+                         state[2].cast<Widths>(), std::move(tables),
+                         state[4].cast<Array<uint32_t>>(), state[5].cast<Array<uint32_t>>());
+          }))
       .def("codes", &Index::codes, py::arg("tail").noconvert())
       .def_property_readonly("widths", &Index::widths)
       .def_property_readonly("nbytes", &Index::nbytes)

@@ -1,10 +1,8 @@
 """The index that measures: a scan or multi-index hashing, whichever is faster."""
 
 import math
-import threading
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
 _CPU = torch.device("cpu")
 _SCANNED = 64  # queries, enough for the scan to be at its best
 _ROUNDS = 3  # of `measure`
+_K = 10
 _MOST_CHOICES = 1000
 
 Found = tuple[np.ndarray, ...]
@@ -128,7 +127,6 @@ class IndexBinaryAuto(IndexBinary[Both]):
             ImportError: the compiled module is missing.
         """
         check_tables(bits, None)
-        self._writing = threading.Lock()
         super().__init__(bits, _CPU)
 
     def __repr__(self) -> str:
@@ -175,7 +173,7 @@ class IndexBinaryAuto(IndexBinary[Both]):
     def explain(
         self,
         queries: int = 1,
-        k: int = 10,
+        k: int | None = None,
         *,
         radius: int | None = None,
         allowed: int | None = None,
@@ -184,7 +182,7 @@ class IndexBinaryAuto(IndexBinary[Both]):
 
         Args:
             queries: how many.
-            k: neighbours per query.
+            k: neighbours per query. Default: 10.
             radius: of a range search, instead of k.
             allowed: how many codes may be found. Default: all.
 
@@ -200,7 +198,7 @@ class IndexBinaryAuto(IndexBinary[Both]):
     def measure(
         self,
         query: Array,
-        k: int = 10,
+        k: int | None = None,
         *,
         radius: int | None = None,
         allowed: Allowed | None = None,
@@ -212,7 +210,7 @@ class IndexBinaryAuto(IndexBinary[Both]):
         Args:
             query: uint8 [q, code_size], q at least 1: queries like those to come. Codes that the
                 index holds are no such queries, as each finds itself at distance 0.
-            k, radius, allowed: as `search` and `range_search` take them.
+            k, radius, allowed: as `search` and `range_search` take them; k is 10 by default.
 
         Raises:
             TypeError, ValueError: as these raise, and for no query.
@@ -242,7 +240,7 @@ class IndexBinaryAuto(IndexBinary[Both]):
             self._held = Both(empty, no_tables(self.code_size), Known(0))
 
     def write(self, file: BinaryIO) -> None:
-        both = self._held
+        both = self._ready()
         copies, behind, ids = copies_by_default(self.d), both.hashed.behind, both.ids.bytes()
         write_multi_hash(
             file, MultiHashFile(self.d, None, True, copies, both.tables, behind, ids, AUTO)
@@ -285,10 +283,12 @@ class IndexBinaryAuto(IndexBinary[Both]):
         parts.append(_timed(both, costs.better(names), queries[start:], kind, bitmap))
         return both, _joined(parts)
 
-    def _wanted(self, k: int, radius: int | None) -> tuple[str, int]:
-        if radius is not None:
-            return "radius", check_radius(radius, self.code_size)
-        return "k", check_k(k, self.ntotal)
+    def _wanted(self, k: int | None, radius: int | None) -> tuple[str, int]:
+        if radius is None:
+            return "k", check_k(_K if k is None else k, self.ntotal)
+        if k is not None:
+            raise ValueError(f"k is {k} and radius {radius}: a search has one of the two")
+        return "radius", check_radius(radius, self.code_size)
 
     def _ready(self) -> Both:
         """The codes with tables, where there can be some."""
@@ -308,10 +308,6 @@ class IndexBinaryAuto(IndexBinary[Both]):
             )
             return replace(both, known=Known(len(codes), no_room=True))
         return replace(both, tables=tables)
-
-    def _update(self, change: Callable[[Both], Both]) -> None:
-        with self._writing:  # a search may make tables while another thread adds
-            super()._update(change)
 
 
 def _kind(both: Both, queries: int, what: str, size: int, allowed: int | None) -> Kind:

@@ -2,9 +2,10 @@
 
 import operator
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence, Set
-from typing import BinaryIO, Generic, Protocol, Self, TypeVar
+from typing import Any, BinaryIO, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ class IndexBinary(ABC, Generic[C]):
     _held: C  # readers take it once, writers replace it whole
 
     def __init__(self, bits: int, device: str | torch.device) -> None:
+        self._writing = threading.Lock()
         self.d = as_integer(bits, "bits", 1, 8 * MAX_CODE_BYTES)
         self.code_size = (self.d + 7) // 8
         self.device = torch.device(device)
@@ -222,8 +224,16 @@ class IndexBinary(ABC, Generic[C]):
     def write(self, file: BinaryIO) -> None:
         """Write what `save` writes into a file that is open for it."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the lock, which is made anew: an index is copied, and sent to other processes."""
+        return {name: value for name, value in vars(self).items() if name != "_writing"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _writing=threading.Lock())
+
     def _update(self, change: Callable[[C], C]) -> None:
-        self._held = change(self._held)
+        with self._writing:  # a search may make tables while another thread adds
+            self._held = change(self._held)
 
     def _checked(self, codes: Array, name: str) -> torch.Tensor:
         return as_codes(codes, name, self.d, "this index holds")

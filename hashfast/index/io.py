@@ -118,6 +118,7 @@ def _read_header(file: BufferedReader, size: int, expected: tuple[bytes, ...]) -
         found = f"found {raw[:4]!r}" if raw else "the file ends"
         raise ValueError(
             f"not a flat binary index: {found} where its type stands; expected one of {names}"
+            f"{_hint(raw)}"
         )
     if len(raw) < _HEADER.size:
         raise ValueError(f"truncated: the file ends after {size} bytes, inside a header")
@@ -134,6 +135,14 @@ def _read_header(file: BufferedReader, size: int, expected: tuple[bytes, ...]) -
             f"flat binary indexes have 1 and {_METRIC}"
         )
     return _Header(fourcc, bits, code_size, ntotal)
+
+
+def _hint(raw: bytes) -> str:
+    if raw.startswith(b"\x93NUMPY"):
+        return ". It is an .npy file: numpy.load reads its codes"
+    if raw[:2] in (b"IB", b"Ix"):
+        return ". It is another kind of faiss index: add its codes to an IndexBinaryFlat"
+    return ""
 
 
 def _check_size(size: int, expected: int) -> None:

@@ -1,7 +1,5 @@
 """The exact index for single queries: multi-index hashing."""
 
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO, Self
@@ -96,10 +94,11 @@ class IndexBinaryMultiHash(IndexBinary[Hashed]):
     than a given distance. Of 10 million 64-bit codes it looks at about one in a thousand; where the
     nearest codes are so far away that most would have to be looked at, it compares all of them.
 
-    Codes are kept in the tables only: code_size + 4 bytes a code in each. Codes added since they
-    were made are compared one by one until they are more than 1,000 and a 64th of all; then the
-    next search, or `build`, makes the tables anew, for which there must be memory beside the old
-    ones. At most 2**31 - 1 codes.
+    Codes are kept in the tables only: code_size + 4 bytes a code in each, without `copies` 4 bytes
+    in all but the first, and 4 bytes for each of the 2**width values of a substring. Codes added
+    since they were made are compared one by one until they are more than 1,000 and a 64th of all;
+    then the next search, `save` or `build` makes the tables anew, for which there must be memory
+    beside the old ones. At most 2**31 - 1 codes.
 
     Any number of threads may read while one adds or removes; each call sees the codes of one
     moment. Several queries are shared among torch.get_num_threads() threads.
@@ -130,7 +129,6 @@ class IndexBinaryMultiHash(IndexBinary[Hashed]):
         self._tables = check_tables(bits, tables)
         self.collapse = bool(collapse)
         self.copies = copies_by_default(bits) if copies is None else bool(copies)
-        self._writing = threading.Lock()
         super().__init__(bits, _CPU)
 
     def __repr__(self) -> str:
@@ -199,8 +197,8 @@ class IndexBinaryMultiHash(IndexBinary[Hashed]):
         write_multi_hash(file, self.contents())
 
     def contents(self) -> MultiHashFile:
-        """What a file of this index holds, without a copy."""
-        held = self._held
+        """What a file of this index holds, without a copy; a long tail is sorted in first."""
+        held = self._ready()
         return MultiHashFile(
             self.d,
             self._tables,
@@ -229,10 +227,6 @@ class IndexBinaryMultiHash(IndexBinary[Hashed]):
     def _rebuilt(self, held: Hashed) -> Hashed:
         tables = make_tables(held.codes(), self.d, self._tables, self.collapse, self.copies)
         return Hashed(tables, Rows.empty(self.code_size, _CPU), held.ids)
-
-    def _update(self, change: Callable[[Hashed], Hashed]) -> None:
-        with self._writing:  # a search may make tables while another thread adds
-            super()._update(change)
 
 
 def is_long(tail: int, rows: int) -> bool:

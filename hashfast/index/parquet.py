@@ -52,7 +52,7 @@ def write_parquet(
     index, labels, n = gallery.index, gallery.labels, gallery.index.ntotal
     ids = None if index.numbered else index.ids
     classes = labels.shape[1] if labels.ndim == 2 else None
-    layout = schema(index.d, gallery.info, gallery.class_names, classes, ids is not None)
+    layout = schema(index.d, gallery.info, gallery.class_names, classes, ids is not None, n)
     codes = np.asarray(index.codes)
     path = Path(path)
     names: list[str] = []
@@ -83,6 +83,7 @@ def read_parquet(path: str | os.PathLike) -> Gallery:
     facts = dict(files.facts)
     classes, class_names = facts.pop("classes", None), facts.pop("class_names")
     index = IndexBinaryFlat(facts.pop("bits"))
+    facts.pop("rows", None)
     items: list[str] = []
     labels: list[np.ndarray] = []
     for part, rows in files.tables():

@@ -21,6 +21,7 @@ def schema(
     class_names: Sequence[str] = (),
     classes: int | None = None,
     ids: bool = False,
+    rows: int | None = None,
 ) -> "pa.Schema":
     """The schema of a set.
 
@@ -31,6 +32,8 @@ def schema(
         classes: how many classes there are, where an item may have several; None where it has at
             most one.
         ids: whether there is a column of ids.
+        rows: how many all files have together, where that is known before: one that is missing is
+            then noticed.
 
     Raises ImportError without pyarrow.
     """
@@ -38,6 +41,8 @@ def schema(
     facts = {**info, "bits": bits, "class_names": list(class_names)}
     if classes is not None:
         facts["classes"] = classes
+    if rows is not None:
+        facts["rows"] = rows
     fields = [
         pa.field("item", pa.string(), nullable=False),
         pa.field("code", pa.binary((bits + 7) // 8), nullable=False),

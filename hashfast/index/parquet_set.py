@@ -79,6 +79,12 @@ class ParquetSet:
         self.facts: dict[str, Any] = facts_of(self.layout)
         self.bits: int = self.facts["bits"]
         self.ntotal = sum(sum(rows) for _, rows in self._files)
+        written = self.facts.get("rows", self.ntotal)
+        if self.ntotal != written and Path(path).is_dir():  # one file may be read by itself
+            raise ValueError(
+                f"{path} has {self.ntotal} rows in {len(parts)} files and was written with "
+                f"{written}: files are missing, or were added; copy or export all of it again"
+            )
 
     def codes(self, start: int, stop: int) -> np.ndarray:
         """The codes of rows start .. stop - 1, uint8 [stop - start, B]; no other column is read.
