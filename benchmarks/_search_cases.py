@@ -102,6 +102,17 @@ class Bar:
         return min(found, default=math.nan)
 
 
+def bar_verdicts(bars: Iterable[Bar], rows: list[Row], digits: int) -> list[str]:
+    """A line for every bar that something was measured for."""
+    lines = []
+    for bar in bars:
+        value = bar.value(rows)
+        if not math.isnan(value):
+            verdict = "passed" if value >= bar.least else "MISSED"
+            lines.append(f"{verdict}  {bar.name}: {value:.{digits}f} (bar {bar.least})")
+    return lines
+
+
 def _bar(name: str, least: float, column: str, **where: int | Sequence[int]) -> Bar:
     rows = {"n": N, "bits": 64, "k": K, "threads": 1} | where
     return Bar(

@@ -27,7 +27,7 @@ from _peers import disagreement
 from _processes import Remote
 from _rows import RESULTS, Row, aligned, append_rows, duration, machine_slug
 from _search import Answer
-from _search_cases import Bar
+from _search_cases import Bar, bar_verdicts
 from bench_search import Held, label
 
 SETS = {"bars": (10**7, (1, 10, 100)), "small": (10**5, (1, 10))}
@@ -216,13 +216,7 @@ BARS = (
 
 def verdicts(rows: list[Row]) -> list[str]:
     """A line for every bar that something was measured for, and for what collapsing saves."""
-    lines = []
-    for bar in BARS:
-        value = bar.value(rows)
-        if not math.isnan(value):
-            verdict = "passed" if value >= bar.least else "MISSED"
-            lines.append(f"{verdict}  {bar.name}: {value:.1f} (bar {bar.least})")
-    return lines + [
+    return bar_verdicts(BARS, rows, 1) + [
         f"found   {row['codes']}, n={row['n']:,}, k={row['k']}: the same with equal codes kept "
         f"once, {row['speedup']:.2f}x as fast"
         for row in rows

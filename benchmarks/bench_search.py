@@ -27,7 +27,7 @@ from _peers import HASHFAST, disagreement
 from _processes import Remote
 from _rows import RESULTS, Row, aligned, append_rows, duration, machine_slug
 from _search import PROVIDERS, Answer, Codes, version
-from _search_cases import BARS, SETS, Case, cases
+from _search_cases import BARS, SETS, Case, bar_verdicts, cases
 from _timing import MIN_ROUNDS, Timing, measure
 
 from hashfast.ops import OPS
@@ -247,13 +247,7 @@ def table(rows: list[Row]) -> str:
 
 def verdicts(rows: list[Row]) -> list[str]:
     """A line for every bar that something was measured for."""
-    lines = []
-    for bar in BARS:
-        value = bar.value(rows)
-        if not math.isnan(value):
-            verdict = "passed" if value >= bar.least else "MISSED"
-            lines.append(f"{verdict}  {bar.name}: {value:.2f} (bar {bar.least})")
-    return lines
+    return bar_verdicts(BARS, rows, 2)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
