@@ -1,9 +1,6 @@
 // The search of one query, compiled once for each instruction set.
 #pragma once
 
-#include <cmath>
-#include <stdexcept>
-
 #include "hits.h"
 #include "multi_hash.h"
 

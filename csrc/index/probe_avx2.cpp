@@ -1,6 +1,5 @@
 // With the popcount instruction, which CPUs with AVX2 have.
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>

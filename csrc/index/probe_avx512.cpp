@@ -1,6 +1,5 @@
 // Codes of 32 and 64 bits are compared a vector of them at a time.
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
