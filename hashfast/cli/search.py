@@ -37,7 +37,8 @@ class Command:
     out: Path | None = None
     """File for what is found of --queries, such as found.npz."""
     device: str = "auto"
-    """cpu, cuda, ...; auto takes a GPU when there is one."""
+    """cpu, cuda, ...; auto takes a GPU when there is one. Codes of --queries that do not fit there
+    are streamed."""
     force: bool = False
     """Search although another model made the codes."""
     overwrite: bool = False

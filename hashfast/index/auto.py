@@ -157,7 +157,7 @@ class IndexBinaryAuto(IndexBinary[Both]):
             both, (distances, rows) = self._search(queries, "k", k, allowed)
         n = both.ids.n
         if k > n or allowed is not None:
-            warn_if_padded(torch.from_numpy(rows), n, filtered=allowed is not None)
+            warn_if_padded(distances, n, filtered=allowed is not None)
         found, ids = arrays_like(query, distances, ids_at(both.ids, rows))
         return found, ids
 

@@ -13,7 +13,7 @@ import torch
 from hashfast._files import atomic_write
 from hashfast._inputs import MAX_CODE_BYTES, Array, as_codes
 from hashfast.index.allowed import Allowed
-from hashfast.index.checks import as_integer
+from hashfast.index.checks import as_device, as_integer
 from hashfast.index.held import Ids, id_bytes
 from hashfast.index.ids import as_ids, listed
 
@@ -42,7 +42,7 @@ class IndexBinary(ABC, Generic[C]):
         d: bits per code.
         code_size: bytes per code.
         ntotal: codes held; also len(index).
-        device: where the codes lie and searches run.
+        device: where searches run, and the codes lie unless they are spread (IndexBinaryFlat.to).
         is_trained: True; there is nothing to train.
     """
 
@@ -53,7 +53,7 @@ class IndexBinary(ABC, Generic[C]):
         self._writing = threading.Lock()
         self.d = as_integer(bits, "bits", 1, 8 * MAX_CODE_BYTES)
         self.code_size = (self.d + 7) // 8
-        self.device = torch.device(device)
+        self.device = as_device(device)
         self.reset()
 
     @property
@@ -101,7 +101,7 @@ class IndexBinary(ABC, Generic[C]):
             ValueError: the index holds codes that were added without ids.
         """
         rows = self._checked(codes, "codes")
-        given = id_bytes(ids, len(rows)).to(self.device)
+        given = id_bytes(ids, len(rows))
         self._update(lambda held: held.more(rows, given))
 
     @abstractmethod
@@ -178,8 +178,8 @@ class IndexBinary(ABC, Generic[C]):
         if (rows < 0).any():
             missing = first + int(np.argmax(rows < 0))
             raise IndexError(f"id {missing} is not in this index of {held.ids.n} codes")
-        codes = held.codes_at(torch.from_numpy(rows).to(self.device))
-        return codes.numpy() if self.device.type == "cpu" else codes
+        codes = held.codes_at(torch.from_numpy(rows))
+        return codes.numpy() if codes.device.type == "cpu" else codes
 
     def remove_ids(self, ids: Array | Sequence[int] | Set[int]) -> int:
         """Remove the codes with these ids, integers [m] or a set; returns how many there were.
@@ -199,7 +199,7 @@ class IndexBinary(ABC, Generic[C]):
             nonlocal removed
             kept = np.ones(held.ids.n, bool)
             kept[held.ids.find(wanted).rows] = False
-            rows = torch.from_numpy(np.flatnonzero(kept)).to(self.device)
+            rows = torch.from_numpy(np.flatnonzero(kept))
             removed = held.ids.n - len(rows)
             return held.only(rows) if removed else held
 

@@ -3,6 +3,8 @@
 import operator
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -36,6 +38,28 @@ def as_integer(value: int, name: str, least: int, most: int | None = None) -> in
     return integer
 
 
+def as_device(device: str | int | torch.device) -> torch.device:
+    """The device, of a GPU with its number: "cuda" alone is the current one.
+
+    Raises ValueError for a GPU that torch does not see.
+    """
+    named = torch.device(device)
+    if named.type != "cuda":
+        return named
+    seen = torch.cuda.device_count()
+    if not seen:
+        raise ValueError(
+            f"device is {named}, and torch sees no CUDA GPU here: search on the CPU, or see "
+            "`hashfast doctor`"
+        )
+    number = torch.cuda.current_device() if named.index is None else named.index
+    if number >= seen:
+        raise ValueError(
+            f"device is {named}; torch sees {seen} CUDA GPUs, cuda:0 to cuda:{seen - 1}"
+        )
+    return torch.device("cuda", number)
+
+
 def check_k(k: int, n: int) -> int:
     """Check the neighbours asked for of n codes: TypeError or ValueError unless 1 to 2**31 - 1."""
     k = as_integer(k, "k", 1)
@@ -51,12 +75,19 @@ def topk(
     query: torch.Tensor, database: torch.Tensor, k: int, allowed: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """ops.hamming_topk, which raises MemoryError with the sizes when the results do not fit."""
-    try:
+    with enough_memory(len(database), k, len(query)):
         return ops.hamming_topk(query, database, k, allowed)
+
+
+@contextmanager
+def enough_memory(n: int, k: int, queries: int) -> Iterator[None]:
+    """Raise `no_memory` of a search where there is too little for it."""
+    try:
+        yield
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
             raise
-        raise no_memory(len(database), k, len(query)) from error
+        raise no_memory(n, k, queries) from error
 
 
 def no_memory(n: int, k: int, queries: int) -> MemoryError:
@@ -76,15 +107,20 @@ def check_radius(radius: int, code_size: int, strict: bool = False) -> int:
     return min(as_integer(radius, "radius", 0) - strict, 8 * code_size)
 
 
-def warn_if_padded(rows: torch.Tensor, n: int, filtered: bool) -> None:
-    """Warn once when fewer codes than asked for were found for the queries, rows int64 [q, k].
+def warn_if_padded(distances: Array, n: int, filtered: bool) -> None:
+    """Warn once when fewer codes than asked for were found for the queries, distances [q, k].
 
-    Every query finds as many: of n codes searched, those that are allowed when `filtered`.
+    Every query finds as many: of n codes searched, those that are allowed when `filtered`. How many
+    these are is not looked up on a GPU, which would have to be waited for: no warning there.
     """
-    q, k = rows.shape
+    q, k = distances.shape
     if not q or (k <= n and not filtered):
         return
-    found = int((rows[0] != NO_ID).sum())
+    found = min(k, n)
+    if filtered:
+        if isinstance(distances, torch.Tensor) and distances.device.type != "cpu":
+            return
+        found = int((distances[0] != NO_DISTANCE).sum())
     if found < k:
         reason = f"there are {n} codes to search"
         if filtered:

@@ -1,7 +1,8 @@
 """What an index holds at one moment: codes and their ids, which belong together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -52,7 +53,11 @@ class Rows:
 
     def only(self, rows: torch.Tensor) -> "Rows":
         """Hold copies of these rows, int64 [m]."""
-        return Rows(self.room[rows], len(rows))
+        return Rows(self.room[rows.to(self.room.device)], len(rows))
+
+    def to(self, device: torch.device) -> "Rows":
+        """The same rows on a device, without the room behind them: in it only one writer writes."""
+        return Rows(self.rows.to(device), self.n)
 
 
 @dataclass(frozen=True)
@@ -74,10 +79,11 @@ class Ids:
         return self.given.rows.cpu().numpy().copy().view(np.int64).reshape(-1)
 
     def at(self, rows: torch.Tensor) -> torch.Tensor:
-        """Ids of found rows, int64 of any shape; -1 stays."""
+        """Ids of found rows, int64 of any shape, on their device; -1 stays."""
         if self.given is None or not self.n:
             return rows
-        found = self.given.room.index_select(0, rows.clamp(min=0).flatten()).view(torch.int64)
+        wanted = rows.clamp(min=0).flatten().to(self.given.room.device)
+        found = self.given.room.index_select(0, wanted).view(torch.int64).to(rows.device)
         return torch.where(rows < 0, rows, found.view(rows.shape))
 
     def find(self, ids: np.ndarray) -> Found:
@@ -106,6 +112,13 @@ class Ids:
         """Ids of these rows, int64 [m]."""
         return Ids(None if self.given is None else self.given.only(rows), len(rows))
 
+    def to(self, device: torch.device) -> "Ids":
+        return Ids(None if self.given is None else self.given.to(device), self.n)
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.given is None else self.given.rows.nbytes
+
     def bytes(self) -> np.ndarray | None:
         """Those given, as a file has them, uint8 [n, 8]; None where rows are the ids."""
         return None if self.given is None else self.given.rows.cpu().numpy()
@@ -133,18 +146,49 @@ class Held:
         """The codes, uint8 [n, code_size], without a copy."""
         return self.rows.rows
 
-    def more(self, codes: torch.Tensor, ids: torch.Tensor | None) -> "Held":
-        """Hold codes uint8 [m, code_size] too, with ids as bytes [m, 8] or without."""
-        more_ids = self.ids.more(len(codes), ids)
-        return Held(self.rows.more(codes), more_ids)
+    @property
+    def device(self) -> torch.device:
+        """Where the codes lie."""
+        return self.rows.room.device
 
-    def only(self, rows: torch.Tensor) -> "Held":
+    def more(self, codes: torch.Tensor, ids: torch.Tensor | None) -> Self:
+        """Hold codes uint8 [m, code_size] too, with ids as bytes [m, 8] or without."""
+        more_ids = self.ids.more(len(codes), None if ids is None else ids.to(self.device))
+        return replace(self, rows=self.rows.more(codes), ids=more_ids)
+
+    def only(self, rows: torch.Tensor) -> Self:
         """Hold copies of these rows, int64 [m]."""
-        return Held(self.rows.only(rows), self.ids.only(rows))
+        return replace(self, rows=self.rows.only(rows), ids=self.ids.only(rows))
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether the codes lie where they are searched."""
+        return True
+
+    @property
+    def streamed(self) -> int:
+        """Codes that every search copies to where it runs."""
+        return 0
+
+    def placed(self) -> Self:
+        """The same, where they are searched."""
+        return self
+
+    def unsettled(self) -> Self:
+        """The same, to be placed anew where codes were added since they were placed."""
+        return self
+
+    def to(self, device: torch.device) -> "Held":
+        """The same codes and ids on one device."""
+        return Held(self.rows.to(device), self.ids.to(device))
 
     def codes_at(self, rows: torch.Tensor) -> torch.Tensor:
         """Copies of the codes of these rows, int64 [m]."""
-        return self.codes[rows]
+        return self.codes[rows.to(self.device)]
+
+    def ids_at(self, rows: torch.Tensor) -> torch.Tensor:
+        """Ids of found rows, int64 of any shape, on their device; -1 stays."""
+        return self.ids.at(rows)
 
     def nearest(
         self, queries: torch.Tensor, k: int, allowed: torch.Tensor | None

@@ -21,7 +21,8 @@ def load_index(
             tables, while the codes to scan are copied into memory. The file must not be
             overwritten in place or cut short meanwhile; `save`, which replaces files whole, is
             safe. Adding to the index copies it into memory and leaves the file alone.
-        device: where to keep the codes; anything but the CPU copies them there.
+        device: where to keep the codes, as IndexBinaryFlat.to takes it: a GPU for which they are
+            too many is given them from the file, block by block, in every search.
 
     Returns:
         An IndexBinaryFlat, IndexBinaryMultiHash or IndexBinaryAuto, as it was saved.

@@ -20,7 +20,7 @@ Hits = tuple[Tensor, Tensor, Tensor]
 
 
 def merge_topk(parts: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
-    """The k nearest of all parts out of the nearest of each.
+    """The k nearest of all parts out of the nearest of each. Never waits for a GPU.
 
     Args:
         parts: distances int32 [q, k_i] and ids int64 [q, k_i] of each, padded or not: its k
@@ -31,6 +31,8 @@ def merge_topk(parts: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, 
         distances int32 [q, k] and ids int64 [q, k], padded with distance 2**31 - 1 and id -1 where
         the parts together have fewer.
     """
+    if len(parts) == 1:
+        return padded(*parts[0], k)
     distances, ids = (torch.cat(columns, dim=1) for columns in zip(*parts, strict=True))
     distances, order = distances.sort(dim=1, stable=True)
     return padded(distances[:, :k], ids.gather(1, order[:, :k]), k)
@@ -38,6 +40,8 @@ def merge_topk(parts: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, 
 
 def merge_ranges(parts: Sequence[Hits]) -> Hits:
     """The hits in all parts out of those in each."""
+    if len(parts) == 1:
+        return parts[0]
     limits, distances, ids = zip(*parts, strict=True)
     counts = torch.stack([bounds.diff() for bounds in limits])
     queries = torch.arange(counts.shape[1], device=counts.device)
@@ -56,6 +60,8 @@ def join_ranges(blocks: Sequence[Hits]) -> Hits:
 
 def padded(distances: Tensor, ids: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Results [q, m] as [q, k], of k >= m neighbours."""
+    if distances.shape[1] == k:
+        return distances, ids
     missing = (0, k - distances.shape[1])
     return pad(distances, missing, value=NO_DISTANCE), pad(ids, missing, value=NO_ID)
 

@@ -175,7 +175,7 @@ class IndexBinaryMultiHash(IndexBinary[Hashed]):
         bitmap = None if allowed is None else as_bytes(allowed, held.ids)
         distances, rows = held.nearest(queries, k, bitmap)
         if k > n or allowed is not None:
-            warn_if_padded(torch.from_numpy(rows), n, filtered=allowed is not None)
+            warn_if_padded(distances, n, filtered=allowed is not None)
         found, ids = arrays_like(query, distances, ids_at(held.ids, rows))
         return found, ids
 

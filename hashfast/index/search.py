@@ -44,7 +44,7 @@ def search(
     bitmap = as_bitmap(allowed, n, partial(find_row_numbers, n=n), codes.device)
     found = topk(queries.to(codes.device), codes, k, bitmap)
     distances, ids = like(query, *found)
-    warn_if_padded(found[1], n, filtered=allowed is not None)
+    warn_if_padded(distances, n, filtered=allowed is not None)
     return distances, ids
 
 

@@ -88,8 +88,9 @@ class IndexBinarySharded:
             path: an .npy file of packed codes, an index file, a gallery or a Parquet set, as
                 `open_part` takes them. On several machines all need it, in a shared folder or as
                 copies.
-            device: where to keep the part. On the CPU all but Parquet stays where it is, mapped
-                into memory; the files must not be overwritten in place meanwhile.
+            device: where to search the part, as IndexBinaryFlat.to takes it. On the CPU, and of
+                what a GPU has no room for, all but Parquet stays where it is, mapped into memory;
+                the files must not be overwritten in place meanwhile.
 
         Raises:
             OSError, ValueError, TypeError, ImportError: as `open_part`; ValueError also where the
@@ -144,7 +145,7 @@ class IndexBinarySharded:
                 found = self._nearest(queries[some], width, rows)
             distances[some], ids[some] = gather_topk(*found, k)
         if _distributed.rank() == 0:
-            warn_if_padded(ids, self.ntotal, filtered=allowed is not None)
+            warn_if_padded(distances, self.ntotal, filtered=allowed is not None)
         first, second = like(_or_numpy(query), distances, ids)
         return first, second
 
