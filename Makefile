@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EXTRAS := test,lint,plot,bench,train,demo
-NATIVE := $(wildcard csrc/*.h csrc/*.cuh csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
+NATIVE := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
+EMULATOR := $(wildcard tests/cuda_on_cpu/*.h tests/cuda_on_cpu/*.cpp tests/*.cu)
 LIBRARY := hashfast/_C.abi3.so
 
 .PHONY: demo test test-milvus test-ray lint format build bench docs clean data FORCE
@@ -22,13 +23,13 @@ test-milvus test-ray: test-%: build .venv-%/.dependencies
 lint: $(VENV)/.dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE) $(EMULATOR)
 	$(BIN)/mypy
 
 format: $(VENV)/.dependencies
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(NATIVE)
+	$(BIN)/clang-format -i $(NATIVE) $(EMULATOR)
 
 build: $(LIBRARY)
 

@@ -1,0 +1,43 @@
+// The search for the k nearest codes, with the sizes of its parts as a test wants them.
+#include "hamming_search.cuh"
+
+#include <vector>
+
+using namespace hashfast;
+
+// Sizes that are 0 stay as planned. used[0]: whether the filtered search ran; used[1]: queries for
+// which the ordered search had to step in (of the last batch); used[2]: hits recorded for them all.
+EMULATED search(const uint8_t* queries, const uint8_t* database, const uint8_t* allowed, int64_t q,
+                int64_t n, int64_t bytes, int64_t k, int64_t filtered, int64_t sample, int64_t head,
+                int64_t capacity, int64_t batch, int32_t* distances, int64_t* ids, int64_t* used) {
+  return cuda_on_cpu::attempt([=] {
+    const Launch launch;
+    TopKPlan plan(q, n, static_cast<int>(bytes), k, launch.multiplies_bits());
+    if (filtered) {
+      plan.filtered = true;
+      plan.size = 1;
+      while (plan.size < k) plan.size *= 2;
+    }
+    if (sample) plan.take_sample(n, std::min(sample, n), head, static_cast<int>(bytes + 3) / 4);
+    if (capacity) plan.capacity = static_cast<unsigned>(capacity);
+    if (batch) plan.batch = std::min(q, batch);
+    const size_t size = top_k_bytes(plan, n, static_cast<int>(bytes), k, launch.processors());
+    std::vector<uint4> workspace(size / 16 + 2);
+    std::memset(workspace.data(), 0xA5, 16 * workspace.size());
+    top_k(launch,
+          TopK{queries, database, allowed, q, n, static_cast<int>(bytes), k, distances, ids}, plan,
+          workspace.data());
+    const auto* const last = reinterpret_cast<const unsigned char*>(workspace.data()) + size;
+    for (const auto* byte = last; byte < reinterpret_cast<const unsigned char*>(&*workspace.end());
+         ++byte)
+      if (*byte != 0xA5) throw std::runtime_error("written beyond the workspace");
+    used[0] = plan.filtered;
+    used[1] = used[2] = 0;
+    if (!plan.filtered) return;
+    const FilterMemory memory(plan, static_cast<int>(bytes), k, workspace.data());
+    for (int64_t i = 0; i < std::min(q, plan.batch); ++i) {
+      used[1] += memory.again[i];
+      used[2] += memory.filter.recorded[i];
+    }
+  });
+}
