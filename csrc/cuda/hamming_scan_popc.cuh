@@ -1,0 +1,91 @@
+// The scan by popcounts: for GPUs whose tensor cores do not multiply bits, and for long codes.
+#pragma once
+
+#include "hamming_filter.cuh"
+
+namespace hashfast {
+
+constexpr int kPopcThreads = 256;
+constexpr int kPopcRows = 4;  // of a thread in a chunk
+constexpr int kPopcChunk = kPopcThreads * kPopcRows;
+constexpr int kPopcQueries = 32;  // of a block, the most
+
+inline size_t popc_shared(int words) {
+  return 4 * (size_t{kPopcQueries} * words + 2 * kPopcQueries + 1);
+}
+
+// A block compares a chunk with kPopcQueries queries, kTogether at a time. Shared memory: words of
+// the queries [words, kPopcQueries], their largest distances, which were touched, and the ticket.
+template <int kTogether, bool kInWords>
+__global__ void __launch_bounds__(kPopcThreads)
+    hamming_scan_popc_kernel(PackedCodes queries, PackedCodes database, const uint8_t* allowed,
+                             unsigned chunks, unsigned tickets, Filter filter) {
+  HASHFAST_DYNAMIC_SHARED(shared);
+  const int words = database.words();
+  uint32_t* const query_words = reinterpret_cast<uint32_t*>(shared);
+  int* const largest = reinterpret_cast<int*>(query_words + kPopcQueries * words);
+  int* const touched = largest + kPopcQueries;
+  unsigned* const slot = reinterpret_cast<unsigned*>(touched + kPopcQueries);
+
+  if (threadIdx.x < kPopcQueries) touched[threadIdx.x] = 0;
+  int64_t held = -1;  // first query in shared memory
+  for (;;) {
+    if (threadIdx.x == 0) *slot = atomicAdd(filter.taken, 1u);
+    __syncthreads();
+    const unsigned ticket = *slot, chunk = ticket % chunks;
+    if (ticket >= tickets) return;
+    const int64_t first_query = static_cast<int64_t>(ticket / chunks) * kPopcQueries;
+    const int count = static_cast<int>(min(queries.rows - first_query, int64_t{kPopcQueries}));
+    const int padded = (count + kTogether - 1) / kTogether * kTogether;
+    if (first_query != held)
+      for (int i = threadIdx.x; i < kPopcQueries * words; i += kPopcThreads) {
+        const int query = i % kPopcQueries;
+        query_words[i] = query < count ? queries.word(first_query + query, i / kPopcQueries) : 0;
+      }
+    held = first_query;
+    if (threadIdx.x < kPopcQueries)
+      largest[threadIdx.x] =
+          static_cast<int>(threadIdx.x) < count
+              ? largest_distance(__ldcg(&filter.limits[first_query + threadIdx.x]), chunk,
+                                 database.bits())
+              : -1;
+    __syncthreads();
+
+    int64_t rows[kPopcRows];
+    bool counts[kPopcRows];
+#pragma unroll
+    for (int i = 0; i < kPopcRows; ++i) {
+      rows[i] = static_cast<int64_t>(chunk) * kPopcChunk + i * kPopcThreads + threadIdx.x;
+      counts[i] = rows[i] < database.rows && is_allowed(allowed, rows[i]);
+    }
+    for (int from = 0; from < padded; from += kTogether) {
+      int distances[kPopcRows][kTogether] = {};
+#pragma unroll 1
+      for (int w = 0; w < words; ++w) {
+        uint32_t x[kTogether];
+#pragma unroll
+        for (int j = 0; j < kTogether; ++j) x[j] = query_words[w * kPopcQueries + from + j];
+#pragma unroll
+        for (int i = 0; i < kPopcRows; ++i) {
+          const uint32_t y = counts[i] ? database.word<kInWords>(rows[i], w) : 0;
+#pragma unroll
+          for (int j = 0; j < kTogether; ++j) distances[i][j] += __popc(x[j] ^ y);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) {
+        const int most = largest[from + j];
+#pragma unroll
+        for (int i = 0; i < kPopcRows; ++i)
+          if (counts[i] && distances[i][j] <= most) {
+            record(filter, first_query + from + j, distances[i][j], rows[i]);
+            touched[from + j] = 1;
+          }
+      }
+    }
+    __syncthreads();
+    tighten_touched(filter, touched, count, first_query, ticket - chunk);
+  }
+}
+
+}  // namespace hashfast
