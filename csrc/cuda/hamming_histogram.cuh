@@ -2,9 +2,10 @@
 //
 // A block counts a stretch of rows for a few queries. Every distance has several counters in shared
 // memory, neighbouring lanes using different ones: rows at one distance do not wait for each other
-// then, however alike the codes are. At 64 bits every lane has its own, and 32 pairs cost 2 POPC
-// (16 lanes a clock), one conflict-free shared addition and 5 other instructions, and 2 or 3 more
-// with labels: population counts set the pace, 8 pairs a clock and multiprocessor.
+// then, however alike the codes are. At 64 bits every lane has its own, and 32 pairs take about 11
+// instructions (3 clocks of a multiprocessor's four schedulers), among them one shared addition
+// without conflicts (1 or 2 clocks) and 2 population counts (4 clocks, 16 lanes each), which set
+// the pace: 8 pairs a clock and multiprocessor.
 #pragma once
 
 #include <algorithm>
@@ -20,9 +21,11 @@ constexpr int kThreads = 256, kQueries = 4;
 constexpr size_t kShared = 40 * 1024;  // what every GPU gives a block
 constexpr int64_t kLeastRows = 4096;   // of a block: emptying its counters takes as long as 1000
 
-// Rows of a thread that are read before any is counted.
-template <class Format>
-constexpr int kSteps = Format::kWhole ? 4 : 1;
+// Rows of a thread that are read before any is counted: as many as registers can hold.
+template <class Format, bool Labelled>
+constexpr int kSteps = !Format::kWhole                                 ? 1
+                       : Labelled || sizeof(typename Format::Word) > 8 ? 2
+                                                                       : 4;
 
 // Counters of a distance, a power of 2: as many as there is room for.
 inline int columns_of(int bins) {
@@ -77,8 +80,8 @@ __global__ void __launch_bounds__(kThreads) count_distances(const Job job) {
       }
     row += Rows * kThreads;
   };
-  while (row + (kSteps<Format> - 1) * kThreads < end)
-    count(std::integral_constant<int, kSteps<Format>>{});
+  while (row + (kSteps<Format, Labelled> - 1) * kThreads < end)
+    count(std::integral_constant<int, kSteps<Format, Labelled>>{});
   while (row < end) count(std::integral_constant<int, 1>{});
   __syncthreads();
 

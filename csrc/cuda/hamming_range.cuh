@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(ordered::kMostWarps* ordered::kWarp)
   if (begin >= end) return;
   const rows::QueryCodes<Format, kQueries> codes(queries, first, q, bytes);
   unsigned within[kQueries] = {};
-#pragma unroll 4
+#pragma unroll(Format::kWhole ? 4 : 1)
   for (int64_t row = begin + lane; row < end; row += ordered::kWarp) {
     if (!is_allowed(allowed, row)) continue;
     int distances[kQueries];

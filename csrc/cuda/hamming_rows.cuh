@@ -62,6 +62,7 @@ class QueryCodes {
     } else {
 #pragma unroll
       for (int j = 0; j < Queries; ++j) out[j] = 0;
+#pragma unroll 2
       for (int i = 0; i < words_; ++i) {
         const Word word = words[i];
 #pragma unroll

@@ -31,11 +31,12 @@ struct MmaShape {
   static constexpr int kStride = kRows + 8;
   static constexpr int kMostQueries = 16 * kTiles * kScanWarps;
   static constexpr int kBlocks = kSteps * kTiles >= 8 ? 1 : kTiles == 1 && kSteps == 1 ? 4 : 2;
-  // Planes, codes and limits of the next chunk, biases (twice) and touched queries, the ticket.
+  // Planes, codes and limits of the next chunk, biases (twice), touched queries, finds, the ticket.
   static constexpr int kPlaneWords = kPlanes * kStride;
   static constexpr int kCodeBytes = 32 * kScanThreads;
-  static constexpr size_t kShared =
-      4 * kPlaneWords + kCodeBytes + (sizeof(Limit) + 3 * sizeof(int)) * kMostQueries + 16;
+  static constexpr size_t kShared = 4 * kPlaneWords + kCodeBytes +
+                                    (sizeof(Limit) + 3 * sizeof(int)) * kMostQueries +
+                                    4 * (Finds::kWords + 1);
 
   // The plane of word w of a code; that of its complement lies kRegisters == 1 ? 2 : 4 further.
   __host__ __device__ static constexpr int plane(unsigned w) {
@@ -52,17 +53,11 @@ struct ChunkLoader {
   static constexpr int kVectors = Shape::kRows * kCodeWords / (4 * kScanThreads);
   // Rows of a vector go to parts of a plane, so that a warp's stores go to different banks.
   static constexpr int kParts = kCodeWords > 0 && kCodeWords < 4 ? 4 / kCodeWords : 1;
-  static constexpr int kPart = Shape::kRows / kParts;
-
-  // The row, within the chunk, at a position of a plane.
-  __device__ static unsigned row_at(unsigned position) {
-    return position % kPart * kParts + position / kPart;
-  }
 
   // What lies beyond the end of the database becomes 0.
-  __device__ static void fetch(uint4* codes, const PackedCodes& database, int64_t first) {
+  __device__ static void fetch(uint4* codes, const PackedCodes& database, int64_t first, int size) {
     if constexpr (kVectors == 0) return;
-    const int64_t left = (database.rows - first) * database.bytes;
+    const int64_t left = min(database.rows - first, int64_t{size}) * database.bytes;
     const uint8_t* const chunk = database.data + first * database.bytes;
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
@@ -72,10 +67,16 @@ struct ChunkLoader {
     }
   }
 
+  // The row, within a chunk of this size, at a position of a plane.
+  __device__ static unsigned row_at(unsigned position, unsigned size) {
+    const unsigned part = size / kParts;
+    return position % part * kParts + position / part;
+  }
+
   // Rows that do not count agree with nothing: all their planes are 0.
   __device__ static void store(uint32_t* planes, const uint4* codes, const PackedCodes& database,
-                               const uint8_t* allowed, int64_t first) {
-    const unsigned left = static_cast<unsigned>(min(database.rows - first, int64_t{Shape::kRows}));
+                               const uint8_t* allowed, int64_t first, unsigned size) {
+    const unsigned left = static_cast<unsigned>(min(database.rows - first, int64_t{size}));
     const auto counts = [&](unsigned row) {
       return row < left && is_allowed(allowed, first + row);
     };
@@ -84,7 +85,7 @@ struct ChunkLoader {
       plane[Shape::kToComplement * Shape::kStride] = valid ? ~word : 0;
     };
     if constexpr (kCodeWords == 0) {
-      for (unsigned i = threadIdx.x; i < Shape::kRows * Shape::kWords; i += kScanThreads) {
+      for (unsigned i = threadIdx.x; i < size * Shape::kWords; i += kScanThreads) {
         const unsigned row = i / Shape::kWords;
         const int w = i % Shape::kWords;
         const bool valid = counts(row);
@@ -92,20 +93,21 @@ struct ChunkLoader {
             valid && w < database.words() ? database.word(first + row, w) : 0, valid);
       }
     } else {
+      // Several rows to a vector, or several vectors to a row.
+      constexpr unsigned kRowVectors = kCodeWords > 4 ? kCodeWords / 4 : 1;
 #pragma unroll
       for (int i = 0; i < kVectors; ++i) {
         const unsigned at = i * kScanThreads + threadIdx.x;
+        if (at / kRowVectors * kParts >= size) break;
         const uint4 vector = codes[at];
         const uint32_t words[4] = {vector.x, vector.y, vector.z, vector.w};
-        // Several rows to a vector, or several vectors to a row.
-        const unsigned vectors = kCodeWords > 4 ? kCodeWords / 4 : 1;
         uint32_t* const first_plane =
-            planes + Shape::plane(at % vectors * 4) * Shape::kStride + at / vectors;
+            planes + Shape::plane(at % kRowVectors * 4) * Shape::kStride + at / kRowVectors;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const int part = j / (kCodeWords < 4 ? kCodeWords : 4), w = j % kCodeWords;
-          put(first_plane + Shape::plane(w) * Shape::kStride + part * kPart, words[j],
-              counts(kCodeWords < 4 ? at * kParts + part : at / vectors));
+          put(first_plane + Shape::plane(w) * Shape::kStride + part * (size / kParts), words[j],
+              counts(at / kRowVectors * kParts + part));
         }
       }
     }
@@ -143,7 +145,7 @@ struct QueryFragments {
 template <int kRegisters, int kSteps, int kTiles, int kCodeWords>
 __global__ void __launch_bounds__(kScanThreads, MmaShape<kRegisters, kSteps, kTiles>::kBlocks)
     hamming_scan_mma_kernel(PackedCodes queries, PackedCodes database, const uint8_t* allowed,
-                            unsigned chunks, unsigned tickets, int query_warps, Filter filter) {
+                            Chunks chunks, unsigned tickets, int query_warps, Filter filter) {
 #ifdef HASHFAST_NO_B1_MMA
   // Never launched there.
 #else
@@ -156,19 +158,22 @@ __global__ void __launch_bounds__(kScanThreads, MmaShape<kRegisters, kSteps, kTi
   int* const biases = reinterpret_cast<int*>(limits + Shape::kMostQueries);
   int* const touched = biases + 2 * Shape::kMostQueries;
   unsigned* const slot = reinterpret_cast<unsigned*>(touched + Shape::kMostQueries);
+  const Finds finds(slot + 1);
 
   const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, place = threadIdx.x % 4;
   const int block_queries = 16 * kTiles * query_warps;
   const int warp_query = warp % query_warps * 16 * kTiles;  // within those of the block
   const int bits = database.bits();
 
+  const auto fetch_codes = [&](unsigned ticket) {
+    const unsigned chunk = ticket % chunks.number;
+    if (ticket < tickets) Loader::fetch(codes, database, chunks.first(chunk), chunks.size(chunk));
+  };
   // Two limits a thread; 0 for queries that are not there, to which nothing is near enough.
-  const auto fetch = [&](unsigned ticket) {
-    if (ticket >= tickets) return;
-    Loader::fetch(codes, database, int64_t{ticket % chunks} * Shape::kRows);
+  const auto fetch_limits = [&](unsigned ticket) {
     const int at = 2 * threadIdx.x;
-    const int64_t query = int64_t{ticket / chunks} * block_queries + at;
-    if (at < block_queries) {
+    const int64_t query = int64_t{ticket / chunks.number} * block_queries + at;
+    if (ticket < tickets && at < block_queries) {
       const int held = static_cast<int>(max(min(queries.rows - query, int64_t{2}), int64_t{0}));
       copy_async(limits + at, filter.limits + (held > 0 ? query : 0), sizeof(Limit) * held);
     }
@@ -176,19 +181,23 @@ __global__ void __launch_bounds__(kScanThreads, MmaShape<kRegisters, kSteps, kTi
 
   for (int i = threadIdx.x; i < block_queries; i += kScanThreads) touched[i] = 0;
   if (threadIdx.x == 0) {
-    slot[0] = atomicAdd(filter.taken, 1u);
-    slot[1] = atomicAdd(filter.taken, 1u);
+    *finds.number = 0;
+    slot[0] = atomicAdd(filter.taken, 2u);
   }
   __syncthreads();
-  unsigned ticket = slot[0], following = slot[1];
-  fetch(ticket);
+  unsigned ticket = slot[0], following = ticket + 1;
+  fetch_codes(ticket);
+  fetch_limits(ticket);
   QueryFragments<Shape, kSteps, kTiles> fragments;
   unsigned held = ~0u;  // the block of queries of the fragments
 
   while (ticket < tickets) {
-    const unsigned block = ticket / chunks, chunk = ticket % chunks;
+    const unsigned block = ticket / chunks.number, chunk = ticket % chunks.number;
+    const int size = chunks.size(chunk);
+    const Turn turn{int64_t{block} * block_queries, chunks.first(chunk), block_queries,
+                    block * chunks.number};
     wait_for_copies();
-    Loader::store(planes, codes, database, allowed, int64_t{chunk} * Shape::kRows);
+    Loader::store(planes, codes, database, allowed, turn.first_row, size);
     // Each twice: the compiler would copy one register for both columns before every product.
     for (int i = 0; i < 4; ++i) {
       const int at = 2 * threadIdx.x + i / 2;
@@ -199,8 +208,8 @@ __global__ void __launch_bounds__(kScanThreads, MmaShape<kRegisters, kSteps, kTi
 
     unsigned taken = 0;
     if (threadIdx.x == 0) taken = atomicAdd(filter.taken, 1u);  // here before it is needed
-    fetch(following);
-    if (block != held) fragments.load(queries, int64_t{block} * block_queries + warp_query);
+    fetch_codes(following);
+    if (block != held) fragments.load(queries, turn.first_query + warp_query);
     held = block;
     int bias[kTiles][4];
 #pragma unroll
@@ -209,8 +218,7 @@ __global__ void __launch_bounds__(kScanThreads, MmaShape<kRegisters, kSteps, kTi
       for (int i = 0; i < 4; ++i)
         bias[tile][i] = biases[2 * (warp_query + 16 * tile + group + i / 2 * 8) + i % 2];
 
-    for (int base = warp / query_warps * 32; base < Shape::kRows;
-         base += kScanWarps / query_warps * 32) {
+    for (int base = warp / query_warps * 32; base < size; base += kScanWarps / query_warps * 32) {
       // Column g of product j is at position 4 g + j of these 32.
       uint32_t b[4][kSteps][kRegisters];
 #pragma unroll
@@ -259,18 +267,15 @@ __global__ void __launch_bounds__(kScanThreads, MmaShape<kRegisters, kSteps, kTi
         const int bit = __ffsll(near) - 1, i = bit % 4;
         const int at = warp_query + bit % 16 / 4 * 16 + group + i / 2 * 8;
         const int position = base + 4 * (2 * place + i % 2) + bit / 16;
-        const int64_t query = int64_t{block} * block_queries + at;
-        const int64_t row = int64_t{chunk} * Shape::kRows + Loader::row_at(position);
-        int distance = 0;
-        for (int w = 0; w < database.words(); ++w)
-          distance += __popc(queries.word(query, w) ^ database.word(row, w));
-        record(filter, query, distance, row);
-        touched[at] = 1;
+        const unsigned found = Loader::row_at(position, size);
+        if (!finds.add(at, found))
+          record_found(queries, database, filter, turn, touched, at, found);
       }
     }
+    fetch_limits(following);  // as late as can be
     if (threadIdx.x == 0) slot[0] = taken;
     __syncthreads();
-    tighten_touched(filter, touched, block_queries, int64_t{block} * block_queries, block * chunks);
+    settle(queries, database, filter, turn, finds, touched);
     ticket = following;
     following = slot[0];
   }

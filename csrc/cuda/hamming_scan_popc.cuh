@@ -11,15 +11,16 @@ constexpr int kPopcChunk = kPopcThreads * kPopcRows;
 constexpr int kPopcQueries = 32;  // of a block, the most
 
 inline size_t popc_shared(int words) {
-  return 4 * (size_t{kPopcQueries} * words + 2 * kPopcQueries + 1);
+  return 4 * (size_t{kPopcQueries} * words + 2 * kPopcQueries + 1 + Finds::kWords);
 }
 
 // A block compares a chunk with kPopcQueries queries, kTogether at a time. Shared memory: words of
-// the queries [words, kPopcQueries], their largest distances, which were touched, and the ticket.
+// the queries [words, kPopcQueries], their largest distances, which were touched, the ticket,
+// finds.
 template <int kTogether, bool kInWords>
-__global__ void __launch_bounds__(kPopcThreads)
+__global__ void __launch_bounds__(kPopcThreads, 3)
     hamming_scan_popc_kernel(PackedCodes queries, PackedCodes database, const uint8_t* allowed,
-                             unsigned chunks, unsigned tickets, Filter filter) {
+                             Chunks chunks, unsigned tickets, Filter filter) {
   HASHFAST_DYNAMIC_SHARED(shared);
   const int words = database.words();
   uint32_t* const query_words = reinterpret_cast<uint32_t*>(shared);
@@ -27,15 +28,19 @@ __global__ void __launch_bounds__(kPopcThreads)
   int* const touched = largest + kPopcQueries;
   unsigned* const slot = reinterpret_cast<unsigned*>(touched + kPopcQueries);
 
+  const Finds finds(slot + 1);
+
   if (threadIdx.x < kPopcQueries) touched[threadIdx.x] = 0;
+  if (threadIdx.x == 0) *finds.number = 0;
   int64_t held = -1;  // first query in shared memory
   for (;;) {
     if (threadIdx.x == 0) *slot = atomicAdd(filter.taken, 1u);
     __syncthreads();
-    const unsigned ticket = *slot, chunk = ticket % chunks;
+    const unsigned ticket = *slot, chunk = ticket % chunks.number;
     if (ticket >= tickets) return;
-    const int64_t first_query = static_cast<int64_t>(ticket / chunks) * kPopcQueries;
+    const int64_t first_query = int64_t{ticket / chunks.number} * kPopcQueries;
     const int count = static_cast<int>(min(queries.rows - first_query, int64_t{kPopcQueries}));
+    const Turn turn{first_query, chunks.first(chunk), count, ticket - chunk};
     const int padded = (count + kTogether - 1) / kTogether * kTogether;
     if (first_query != held)
       for (int i = threadIdx.x; i < kPopcQueries * words; i += kPopcThreads) {
@@ -55,8 +60,10 @@ __global__ void __launch_bounds__(kPopcThreads)
     bool counts[kPopcRows];
 #pragma unroll
     for (int i = 0; i < kPopcRows; ++i) {
-      rows[i] = static_cast<int64_t>(chunk) * kPopcChunk + i * kPopcThreads + threadIdx.x;
-      counts[i] = rows[i] < database.rows && is_allowed(allowed, rows[i]);
+      const int at = i * kPopcThreads + threadIdx.x;
+      rows[i] = turn.first_row + at;
+      counts[i] =
+          at < chunks.size(chunk) && rows[i] < database.rows && is_allowed(allowed, rows[i]);
     }
     for (int from = 0; from < padded; from += kTogether) {
       int distances[kPopcRows][kTogether] = {};
@@ -78,13 +85,14 @@ __global__ void __launch_bounds__(kPopcThreads)
 #pragma unroll
         for (int i = 0; i < kPopcRows; ++i)
           if (counts[i] && distances[i][j] <= most) {
-            record(filter, first_query + from + j, distances[i][j], rows[i]);
-            touched[from + j] = 1;
+            const unsigned found = i * kPopcThreads + threadIdx.x;
+            if (!finds.add(from + j, found))
+              record_found(queries, database, filter, turn, touched, from + j, found);
           }
       }
     }
     __syncthreads();
-    tighten_touched(filter, touched, count, first_query, ticket - chunk);
+    settle(queries, database, filter, turn, finds, touched);
   }
 }
 

@@ -40,23 +40,26 @@ constexpr int chunk_rows(bool on_tensor_cores, int words) {
                        : MmaShape<2, 8, 1>::kRows;
 }
 constexpr int kMostChunkRows = 1024;  // all the others divide it
+constexpr int kSmallChunks = 16;      // for each processor
 
 struct TopKPlan {
   bool filtered;  // or only the ordered search
   bool on_tensor_cores;
   int64_t batch;  // queries at a time
+  Chunks chunks;
   SampleRows sample;
   unsigned capacity;  // hits kept of a query
   int size;           // keys sorted, a power of two
 
-  TopKPlan(int64_t q, int64_t n, int bytes, int64_t k, bool multiplies_bits) {
+  TopKPlan(int64_t q, int64_t n, int bytes, int64_t k, bool multiplies_bits, int processors)
+      : on_tensor_cores(multiplies_bits && bytes <= 4 * kMostMmaWords),
+        chunks(n, chunk_rows(on_tensor_cores, (bytes + 3) / 4), kSmallChunks * processors) {
     filtered = q > 0 && bytes <= kMostFilteredBytes && k <= kMostFilteredK &&
                n >= std::max(kLeastFilteredRows, 8 * k) && n < int64_t{1} << 38;
-    on_tensor_cores = multiplies_bits && bytes <= 4 * kMostMmaWords;
     // Large enough that the first limits, which hold until all processors have done a chunk, let
     // little through; small beside the database.
     take_sample(n, std::min(std::clamp(64 * k, int64_t{1} << 15, int64_t{1} << 17), n / 8),
-                std::clamp(32 * k, int64_t{1} << 12, int64_t{1} << 15), (bytes + 3) / 4);
+                std::clamp(32 * k, int64_t{1} << 12, int64_t{1} << 15));
     capacity = static_cast<unsigned>(std::min(n, 8 * k + 16384));
     size = 1;
     while (size < k && filtered) size *= 2;
@@ -67,10 +70,10 @@ struct TopKPlan {
   }
 
   // Takes about so many rows of n, up to half of them from the first ones.
-  void take_sample(int64_t n, int64_t rows, int64_t head, int words) {
+  void take_sample(int64_t n, int64_t rows, int64_t head) {
     head = std::min(head, rows / 2) / kMostChunkRows * kMostChunkRows;
     sample.head_runs = head / kSampleRun;
-    sample.head_chunks = static_cast<unsigned>(head / chunk_rows(on_tensor_cores, words));
+    sample.head_chunks = chunks.behind(head);
     sample.runs = std::max(rows / kSampleRun, sample.head_runs + 1);
     sample.stride = std::max((n - head) / (sample.runs - sample.head_runs), int64_t{kSampleRun});
   }
@@ -145,73 +148,73 @@ inline int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / 
 
 template <int kRegisters, int kSteps, int kTiles, int kCodeWords, class Launch>
 void scan_mma(const Launch& launch, const PackedCodes& queries, const PackedCodes& database,
-              const uint8_t* allowed, const Filter& filter) {
+              const uint8_t* allowed, const Chunks& chunks, const Filter& filter) {
   using Shape = MmaShape<kRegisters, kSteps, kTiles>;
   const int64_t wanted = parts(queries.rows, 16 * kTiles);
   int query_warps = 1;
   while (query_warps < wanted && query_warps < kScanWarps) query_warps *= 2;
-  const int64_t chunks = parts(database.rows, Shape::kRows);
-  const int64_t tickets = chunks * parts(queries.rows, 16 * kTiles * query_warps);
+  const int64_t tickets = chunks.number * parts(queries.rows, 16 * kTiles * query_warps);
   const int64_t blocks = std::min<int64_t>(tickets, launch.processors() * Shape::kBlocks);
   launch(hamming_scan_mma_kernel<kRegisters, kSteps, kTiles, kCodeWords>, dim3(blocks),
-         kScanThreads, Shape::kShared, queries, database, allowed, static_cast<unsigned>(chunks),
+         kScanThreads, Shape::kShared, queries, database, allowed, chunks,
          static_cast<unsigned>(tickets), query_warps, filter);
 }
 
 template <int kRegisters, int kSteps, int kTiles, class Launch>
 void scan_mma(const Launch& launch, const PackedCodes& queries, const PackedCodes& database,
-              const uint8_t* allowed, const Filter& filter) {
+              const uint8_t* allowed, const Chunks& chunks, const Filter& filter) {
   constexpr int kWords = MmaShape<kRegisters, kSteps, kTiles>::kWords;
   const bool aligned = reinterpret_cast<uintptr_t>(database.data) % 16 == 0;
   if (aligned && database.bytes == 4 * kWords)
-    scan_mma<kRegisters, kSteps, kTiles, kWords>(launch, queries, database, allowed, filter);
+    scan_mma<kRegisters, kSteps, kTiles, kWords>(launch, queries, database, allowed, chunks,
+                                                 filter);
   else if (kWords == 2 && aligned && database.bytes == 4)
     scan_mma<kRegisters, kSteps, kTiles, kWords == 2 ? 1 : 0>(launch, queries, database, allowed,
-                                                              filter);
+                                                              chunks, filter);
   else
-    scan_mma<kRegisters, kSteps, kTiles, 0>(launch, queries, database, allowed, filter);
+    scan_mma<kRegisters, kSteps, kTiles, 0>(launch, queries, database, allowed, chunks, filter);
 }
 
 // kTiles: of 16 queries, as many as a warp has registers for. Few queries do with one tile.
 template <int kRegisters, int kSteps, int kTiles, class Launch>
 void scan_mma_tiles(const Launch& launch, const PackedCodes& queries, const PackedCodes& database,
-                    const uint8_t* allowed, const Filter& filter) {
+                    const uint8_t* allowed, const Chunks& chunks, const Filter& filter) {
   if (queries.rows <= 16)
-    scan_mma<kRegisters, kSteps, 1>(launch, queries, database, allowed, filter);
+    scan_mma<kRegisters, kSteps, 1>(launch, queries, database, allowed, chunks, filter);
   else
-    scan_mma<kRegisters, kSteps, kTiles>(launch, queries, database, allowed, filter);
+    scan_mma<kRegisters, kSteps, kTiles>(launch, queries, database, allowed, chunks, filter);
 }
 
 template <class Launch>
 void scan_on_tensor_cores(const Launch& launch, const PackedCodes& queries,
-                          const PackedCodes& database, const uint8_t* allowed,
+                          const PackedCodes& database, const uint8_t* allowed, const Chunks& chunks,
                           const Filter& filter) {
   const int words = database.words();
   if (words <= 2)
-    scan_mma_tiles<1, 1, 4>(launch, queries, database, allowed, filter);
+    scan_mma_tiles<1, 1, 4>(launch, queries, database, allowed, chunks, filter);
   else if (words <= 4)
-    scan_mma_tiles<2, 1, 4>(launch, queries, database, allowed, filter);
+    scan_mma_tiles<2, 1, 4>(launch, queries, database, allowed, chunks, filter);
   else if (words <= 8)
-    scan_mma_tiles<2, 2, 2>(launch, queries, database, allowed, filter);
+    scan_mma_tiles<2, 2, 2>(launch, queries, database, allowed, chunks, filter);
   else if (words <= 16)
-    scan_mma_tiles<2, 4, 2>(launch, queries, database, allowed, filter);
+    scan_mma_tiles<2, 4, 2>(launch, queries, database, allowed, chunks, filter);
   else
-    scan_mma_tiles<2, 8, 1>(launch, queries, database, allowed, filter);
+    scan_mma_tiles<2, 8, 1>(launch, queries, database, allowed, chunks, filter);
 }
 
 template <class Launch>
 void scan_by_popcounts(const Launch& launch, const PackedCodes& queries,
-                       const PackedCodes& database, const uint8_t* allowed, const Filter& filter) {
+                       const PackedCodes& database, const uint8_t* allowed, const Chunks& chunks,
+                       const Filter& filter) {
   constexpr int kBlocks = 4;  // on a processor
-  const int64_t chunks = parts(database.rows, kPopcChunk);
-  const int64_t tickets = chunks * parts(queries.rows, kPopcQueries);
+  const int64_t tickets = chunks.number * parts(queries.rows, kPopcQueries);
   const bool one = queries.rows == 1, words = database.in_words;
   const auto kernel =
       one     ? words ? hamming_scan_popc_kernel<1, true> : hamming_scan_popc_kernel<1, false>
       : words ? hamming_scan_popc_kernel<8, true>
               : hamming_scan_popc_kernel<8, false>;
   launch(kernel, dim3(std::min<int64_t>(tickets, launch.processors() * kBlocks)), kPopcThreads,
-         popc_shared(database.words()), queries, database, allowed, static_cast<unsigned>(chunks),
+         popc_shared(database.words()), queries, database, allowed, chunks,
          static_cast<unsigned>(tickets), filter);
 }
 
@@ -252,9 +255,9 @@ void top_k(const Launch& launch, const TopK& search, const TopKPlan& plan, void*
     launch.zero(memory.zeroed, memory.zeroed_bytes);
     sample(launch, queries, database, part.allowed, plan, memory.filter);
     if (plan.on_tensor_cores)
-      scan_on_tensor_cores(launch, queries, database, part.allowed, memory.filter);
+      scan_on_tensor_cores(launch, queries, database, part.allowed, plan.chunks, memory.filter);
     else
-      scan_by_popcounts(launch, queries, database, part.allowed, memory.filter);
+      scan_by_popcounts(launch, queries, database, part.allowed, plan.chunks, memory.filter);
     select(launch, plan, memory, part);
     ordered_topk(launch,
                  OrderedTopK{part.queries, part.database, part.allowed, part.q, part.n, part.bytes,

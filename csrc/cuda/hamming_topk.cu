@@ -27,7 +27,7 @@ std::tuple<Tensor, Tensor> hamming_topk(const Tensor& query, const Tensor& datab
   if (q == 0) return {distances, ids};
 
   const Launch launch(query_rows);
-  const TopKPlan plan(q, n, bytes, k, launch.multiplies_bits());
+  const TopKPlan plan(q, n, bytes, k, launch.multiplies_bits(), launch.processors());
   Tensor workspace = torch::stable::new_empty(
       query_rows, {static_cast<int64_t>(top_k_bytes(plan, n, bytes, k, launch.processors()))});
   top_k(launch,
