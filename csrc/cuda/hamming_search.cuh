@@ -55,7 +55,7 @@ struct TopKPlan {
       : on_tensor_cores(multiplies_bits && bytes <= 4 * kMostMmaWords),
         chunks(n, chunk_rows(on_tensor_cores, (bytes + 3) / 4), kSmallChunks * processors) {
     filtered = q > 0 && bytes <= kMostFilteredBytes && k <= kMostFilteredK &&
-               n >= std::max(kLeastFilteredRows, 8 * k) && n < int64_t{1} << 38;
+               n >= std::max(kLeastFilteredRows, 8 * k);
     // Large enough that the first limits, which hold until all processors have done a chunk, let
     // little through; small beside the database.
     take_sample(n, std::min(std::clamp(64 * k, int64_t{1} << 15, int64_t{1} << 17), n / 8),

@@ -16,6 +16,8 @@ std::tuple<Tensor, Tensor> hamming_topk(const Tensor& query, const Tensor& datab
                                         const std::optional<Tensor>& allowed) {
   check_codes("hamming_topk", query, database);
   STD_TORCH_CHECK(k >= 1, "hamming_topk: k is ", k, "; it must be at least 1");
+  STD_TORCH_CHECK(database.size(0) <= int64_t{0xFFFFFFFF},
+                  "hamming_topk: more than 2^32 - 1 codes; search them in parts");
   const Allowed bitmap("hamming_topk", allowed, database);
   const torch::stable::accelerator::DeviceGuard guard(query.get_device_index());
   const Tensor query_rows = torch::stable::contiguous(query);

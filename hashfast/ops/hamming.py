@@ -175,7 +175,7 @@ hamming_histogram_op = Op(
         query.shape[0], 8 * query.shape[1] + 1, dtype=torch.int64
     ),
     examples=_histogram_examples,
-    compiled=("cpu",),
+    compiled=("cpu", "cuda"),
 )
 
 hamming_range_count_op = Op(
@@ -185,7 +185,7 @@ hamming_range_count_op = Op(
         query.shape[0], dtype=torch.int64
     ),
     examples=_range_count_examples,
-    compiled=("cpu",),
+    compiled=("cpu", "cuda"),
 )
 
 hamming_range_op = Op(
@@ -194,7 +194,7 @@ hamming_range_op = Op(
     reference=_range_reference,
     fake=_range_fake,
     examples=_range_examples,
-    compiled=("cpu",),
+    compiled=("cpu", "cuda"),
 )
 
 

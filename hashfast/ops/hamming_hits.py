@@ -81,7 +81,7 @@ hamming_hits_op = Op(
     reference=_reference,
     fake=_fake,
     examples=_examples,
-    compiled=("cpu",),
+    compiled=("cpu", "cuda"),
 )
 
 

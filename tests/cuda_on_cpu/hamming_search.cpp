@@ -12,13 +12,13 @@ EMULATED search(const uint8_t* queries, const uint8_t* database, const uint8_t* 
                 int64_t capacity, int64_t batch, int32_t* distances, int64_t* ids, int64_t* used) {
   return cuda_on_cpu::attempt([=] {
     const Launch launch;
-    TopKPlan plan(q, n, static_cast<int>(bytes), k, launch.multiplies_bits());
+    TopKPlan plan(q, n, static_cast<int>(bytes), k, launch.multiplies_bits(), launch.processors());
     if (filtered) {
       plan.filtered = true;
       plan.size = 1;
       while (plan.size < k) plan.size *= 2;
     }
-    if (sample) plan.take_sample(n, std::min(sample, n), head, static_cast<int>(bytes + 3) / 4);
+    if (sample) plan.take_sample(n, std::min(sample, n), head);
     if (capacity) plan.capacity = static_cast<unsigned>(capacity);
     if (batch) plan.batch = std::min(q, batch);
     const size_t size = top_k_bytes(plan, n, static_cast<int>(bytes), k, launch.processors());
@@ -39,5 +39,54 @@ EMULATED search(const uint8_t* queries, const uint8_t* database, const uint8_t* 
       used[1] += memory.again[i];
       used[2] += memory.filter.recorded[i];
     }
+  });
+}
+
+// The limits that a search starts with: distances and, in `chunks`, from where on they are tighter.
+EMULATED first_limits(const uint8_t* queries, const uint8_t* database, const uint8_t* allowed,
+                      int64_t q, int64_t n, int64_t bytes, int64_t k, int64_t rows, int64_t head,
+                      int64_t* distances, int64_t* chunks) {
+  return cuda_on_cpu::attempt([=] {
+    const Launch launch;
+    const int width = static_cast<int>(bytes);
+    TopKPlan plan(q, n, width, k, launch.multiplies_bits(), launch.processors());
+    plan.take_sample(n, rows, head);
+    std::vector<Limit> limits(q);
+    Filter filter{};
+    filter.limits = limits.data();
+    filter.bins = 8 * width + 1;
+    filter.k = static_cast<unsigned>(k);
+    sample(launch, PackedCodes(queries, q, width), PackedCodes(database, n, width), allowed, plan,
+           filter);
+    for (int64_t i = 0; i < q; ++i) {
+      distances[i] = static_cast<int64_t>(limits[i] >> 32);
+      chunks[i] = static_cast<unsigned>(limits[i]);
+    }
+  });
+}
+
+// out: whether a search is filtered, and on tensor cores; queries of a batch; runs of the head and
+// of the whole sample, their stride; chunks of the head, small ones, all; hits kept of a query, keys
+// sorted; bytes of workspace.
+EMULATED plan(int64_t q, int64_t n, int64_t bytes, int64_t k, int64_t* out) {
+  return cuda_on_cpu::attempt([=] {
+    const Launch launch;
+    const int width = static_cast<int>(bytes);
+    const TopKPlan plan(q, n, width, k, launch.multiplies_bits(), launch.processors());
+    const int64_t all[] = {
+        plan.filtered,
+        plan.on_tensor_cores,
+        plan.batch,
+        plan.sample.head_runs,
+        plan.sample.runs,
+        plan.sample.stride,
+        plan.sample.head_chunks,
+        plan.chunks.small,
+        plan.chunks.number,
+        plan.capacity,
+        plan.size,
+        static_cast<int64_t>(top_k_bytes(plan, n, width, k, launch.processors())),
+    };
+    std::copy(std::begin(all), std::end(all), out);
   });
 }
