@@ -76,11 +76,16 @@ def thunk_of(case: Case, peer: Peer, mode: str) -> Thunk:
 
 def captured(case: Case, peer: Peer, mode: str, calls: int) -> Thunk:
     """The same call as a CUDA graph that repeats it `calls` times."""
+    return capture(lambda: thunk_of(case, peer, mode), calls)
+
+
+def capture(prepare: Callable[[], Thunk], calls: int) -> Thunk:
+    """What `prepare` makes as a CUDA graph that repeats it `calls` times."""
     current, stream = torch.cuda.current_stream(), torch.cuda.Stream()
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
         # Autograd runs on the stream of the forward pass, which has to be the captured one.
-        thunk = thunk_of(case, peer, mode)
+        thunk = prepare()
         for _ in range(3):
             thunk()
     torch.cuda.synchronize()

@@ -54,8 +54,10 @@ class Retrieval(NamedTuple):
         return (*codes, one_hot[self.query_labels], one_hot[self.labels])
 
 
-def evaluate(data: Retrieval, topk: int | None) -> MeanAP:
-    arguments = data.packed()
+def evaluate(data: Retrieval, topk: int | None, device: str = "cpu") -> MeanAP:
+    arguments: tuple = data.packed()
+    if device != "cpu":
+        arguments = tuple(torch.from_numpy(array).to(device) for array in arguments)
     return lambda: hashfast.evaluate(*arguments, topk=topk).map
 
 

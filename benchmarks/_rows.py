@@ -19,7 +19,8 @@ INTEGERS = ("size", "rounds", "threads", "n", "bits", "queries", "k")
 FLOATS = (
     *("median_ms", "p20_ms", "p80_ms", "cpu_median_ms", "peak_memory_mb", "ratio"),
     *("build_ms", "first_ms", "gpairs_s", "speedup", "gb_s", "bandwidth_gb_s", "of_bandwidth"),
-    *("map", "timed_share", "before_mb"),
+    *("map", "timed_share", "before_mb", "tpairs_s", "limit_ms", "of_limit", "paper_ms"),
+    *("paper_ratio", "per_cycle", "per_second", "clock_ghz", "milliseconds"),
 )
 COLUMNS = (
     *("op", "provider", "backend", "mode", "execution", "shape", "size", "dtype"),

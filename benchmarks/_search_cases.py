@@ -85,12 +85,16 @@ def cases(name: str, **overrides: Sequence[int] | None) -> list[Case]:
 
 @dataclass(frozen=True)
 class Bar:
-    """A figure of the rows `where` fits must reach `least`; the lowest of them counts."""
+    """A figure of the rows `where` fits must reach `bound`; the lowest of them counts.
+
+    at_most: the highest must not pass it instead.
+    """
 
     name: str
-    least: float
+    bound: float
     column: str
     where: dict[str, Any]
+    at_most: bool = False
 
     def value(self, rows: Iterable[Row]) -> float:
         """NaN when nothing of it was measured."""
@@ -98,8 +102,12 @@ class Bar:
             row[self.column]
             for row in rows
             if all(row[key] in values for key, values in self.where.items())
+            and not math.isnan(row[self.column])
         ]
-        return min(found, default=math.nan)
+        return (max if self.at_most else min)(found, default=math.nan)
+
+    def passed(self, value: float) -> bool:
+        return value <= self.bound if self.at_most else value >= self.bound
 
 
 def bar_verdicts(bars: Iterable[Bar], rows: list[Row], digits: int) -> list[str]:
@@ -108,8 +116,8 @@ def bar_verdicts(bars: Iterable[Bar], rows: list[Row], digits: int) -> list[str]
     for bar in bars:
         value = bar.value(rows)
         if not math.isnan(value):
-            verdict = "passed" if value >= bar.least else "MISSED"
-            lines.append(f"{verdict}  {bar.name}: {value:.{digits}f} (bar {bar.least})")
+            verdict = "passed" if bar.passed(value) else "MISSED"
+            lines.append(f"{verdict}  {bar.name}: {value:.{digits}f} (bar {bar.bound})")
     return lines
 
 

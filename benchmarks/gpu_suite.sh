@@ -8,8 +8,12 @@
 # interpreter (default python3), HASHFAST_COMMIT what to record where there is no git. A step that
 # fails or runs out of time leaves the results of the others alone; the exit status tells.
 #
+# 500 seconds are enough on an H200 with 16 CPU cores. What takes longer is run by itself:
+# bench_search_gpu.py --set table3 and --set full.
+#
 # OUT_FOLDER receives: suite.log (steps and their output), build.log (with the kernels' registers),
-# environment.json, junit-kernels.xml, junit-rest.xml, bench.csv, gpu_verified.json.
+# environment.json, junit-kernels.xml, junit-rest.xml, gpu_verified.json, and rows of measurements:
+# instructions.csv, search.csv, metrics.csv, bench.csv.
 set -u
 
 if [ $# -ne 2 ] || ! [[ $2 =~ ^[0-9]+$ ]]; then
@@ -26,7 +30,8 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 log=$out/suite.log
 status=0
 # What an earlier run left must not pass for a result of this one.
-rm -f "$out"/{suite.log,build.log,environment.json,junit-kernels.xml,junit-rest.xml,bench.csv}
+rm -f "$out"/{suite.log,build.log,environment.json,junit-kernels.xml,junit-rest.xml} \
+    "$out"/{instructions,search,metrics,bench}.csv
 
 say() { echo "[${SECONDS}s] $*" | tee -a "$log"; }
 left() { echo $((end > SECONDS ? end - SECONDS : 0)); }
@@ -76,27 +81,52 @@ step kernels "$(percent 40)" "$log" "${pytest[@]}" tests/test_ops.py -k cuda \
     "$python" benchmarks/verify_gpu.py --junit "$out/junit-kernels.xml"
 cp tests/gpu_verified.json "$out/"
 
+step "instruction rates" "$(percent 20)" "$log" \
+    "$python" benchmarks/instruction_rates.py --out "$out/instructions.csv"
+
+# Nothing new is started in the last third of a share, so few benchmarks are interrupted.
+share=$(percent 30)
+step "benchmark of searches" "$share" "$log" "$python" benchmarks/bench_search_gpu.py \
+    --set bars --stop $((share * 2 / 3)) --out "$out/search.csv"
+share=$(percent 20)
+step "searches of paper 004" "$share" "$log" "$python" benchmarks/bench_search_gpu.py \
+    --set table3 --queries 8 512 --stop $((share * 2 / 3)) --out "$out/search.csv"
+step "benchmark of mAP" "$(percent 15)" "$log" \
+    "$python" benchmarks/bench_metrics.py --device cuda --out "$out/metrics.csv"
+
 # An operation a process: an error on the GPU outlives whatever caused it.
 mapfile -t operations < <("$python" benchmarks/_suite.py operations 2>>"$log")
 if [ ${#operations[@]} -eq 0 ]; then
     say "no operation could be listed: nothing is measured"
     status=1
 fi
-reserve=$(percent 25) # for the other tests
+reserve=$(percent 50) # for the sanitizer and the other tests
 for i in "${!operations[@]}"; do
     share=$((($(left) - reserve) / (${#operations[@]} - i)))
-    # Nothing new is started in the last third of the share, so few benchmarks are interrupted.
     step "benchmark of ${operations[i]}" "$share" "$log" \
         "$python" benchmarks/bench_ops.py --device cuda --ops "${operations[i]}" \
         --seconds $((share * 2 / 3)) --out "$out/bench.csv"
 done
 
+sanitizer=$(PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin:/usr/local/cuda/compute-sanitizer" \
+    command -v compute-sanitizer)
+if [ -n "$sanitizer" ]; then
+    for tool in memcheck racecheck; do
+        step "$tool" "$(percent 30)" "$log" "$sanitizer" --tool "$tool" --error-exitcode 9 \
+            "$python" benchmarks/_sanitized.py
+    done
+else
+    say "memcheck, racecheck: skipped, there is no compute-sanitizer"
+fi
+
 ignored=(--ignore=tests/test_ops.py)
 while read -r file; do ignored+=("--ignore=$file"); done \
     < <("$python" benchmarks/_suite.py unrunnable 2>>"$log")
-step "other tests" "$(left)" "$log" "${pytest[@]}" tests "${ignored[@]}" --durations=5 \
+# Those of the searches first: time may run out.
+first=(tests/test_hamming*.py tests/test_index*.py tests/test_metrics*.py)
+step "other tests" "$(left)" "$log" "${pytest[@]}" "${first[@]}" tests "${ignored[@]}" --durations=5 \
     --junitxml="$out/junit-rest.xml"
 
-grep -E '^(FAILED|ERROR|WRONG|note:)|(passed|failed).* in ' "$log"
+grep -E '^(FAILED|ERROR|WRONG|MISSED|passed|note:|=+ (ERROR|RACECHECK))|(passed|failed).* in ' "$log"
 say "finished; results in $out"
 exit $status

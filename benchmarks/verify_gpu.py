@@ -27,27 +27,43 @@ Records = dict[str, dict[str, Any] | None]
 
 
 def kernel_files(root: Path = ROOT) -> list[str]:
-    """Files that hold a GPU kernel, relative to the checkout; `_*.py` are shared by the others."""
+    """Files with an operation's GPU kernel, relative to the checkout; others are parts of these."""
     cuda = (root / "csrc" / "cuda").glob("*.cu")
-    triton = (p for p in (root / "kernels").glob("*.py") if not p.name.startswith("_"))
+    named = "".join(path.read_text() for path in (root / "hashfast" / "ops").glob("*.py"))
+    triton = (p for p in (root / "kernels").glob("*.py") if _named(p) in named)
     return sorted(str(path.relative_to(root)) for path in (*cuda, *triton))
 
 
 def sources(kernel: str, root: Path = ROOT) -> list[str]:
     """A kernel and what it is made of.
 
-    CUDA C++: the headers of ours it includes, and theirs. Triton: what kernels share, and the
-    operation's file, which holds its gradient and decides when the kernel runs.
+    CUDA C++: the headers of ours it includes, and theirs. Triton: what kernels share, modules that
+    it imports, and the operation's file, which holds its gradient and decides when it runs.
     """
     path = root / kernel
     if path.suffix == ".cu":
         found = _with_includes(path)
     else:
-        module = f'"hashfast.kernels.{path.stem}:'
         users = (root / "hashfast" / "ops").glob("*.py")
-        found = {path, *(p for p in users if module in p.read_text())}
+        found = _with_imports(path) | {p for p in users if _named(path) in p.read_text()}
         found |= {p for p in path.parent.glob("_*.py") if p.name != "__init__.py"}
     return sorted(str(p.resolve().relative_to(root.resolve())) for p in found)
+
+
+def _named(kernel: Path) -> str:
+    """How an operation names a Triton kernel's module."""
+    return f'"hashfast.kernels.{kernel.stem}:'
+
+
+def _with_imports(path: Path) -> set[Path]:
+    found, left = set(), [path]
+    while left:
+        file = left.pop()
+        if file not in found:
+            found.add(file)
+            names = re.findall(r"^(?:from|import) hashfast\.kernels\.(\w+)", file.read_text(), re.M)
+            left += [path.parent / f"{name}.py" for name in names]
+    return found
 
 
 def _with_includes(path: Path) -> set[Path]:

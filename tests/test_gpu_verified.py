@@ -34,7 +34,9 @@ def checkout(tmp_path):
         "csrc/cuda/other.h": "not included",
         "kernels/__init__.py": "",
         "kernels/_blocks.py": "SIZE = 32",
-        "kernels/mean.py": "kernel = 1",
+        "kernels/mean.py": "from hashfast.kernels.rows import ROWS\nkernel = 1",
+        "kernels/rows.py": "ROWS = 4",
+        "kernels/unused.py": "",
         "hashfast/ops/mean.py": 'triton="hashfast.kernels.mean:forward"',
         "hashfast/ops/scan.py": "",
     }
@@ -55,6 +57,7 @@ def test_sources_are_includes_shared_files_and_the_operation(checkout):
         "hashfast/ops/mean.py",
         "kernels/_blocks.py",
         "kernels/mean.py",
+        "kernels/rows.py",
     ]
     digest = verify_gpu.digests("csrc/cuda/scan.cu", checkout)["csrc/checks.h"]
     assert digest == hashlib.sha256(b"int check;").hexdigest()

@@ -1,46 +1,16 @@
 """Triton kernels without a GPU: run in the interpreter, and compiled ahead of time."""
 
-import importlib.util
-import os
-import re
-import subprocess
-import sys
-
 import pytest
 import torch
+from triton_runs import compiled, every_target, interpret, interpreted, with_triton
 
 from hashfast.ops import OPS
 
-LAUNCHERS = sorted(name for name, op in OPS.items() if op.triton)
+# Those of packed codes: test_triton_hamming.py.
+LAUNCHERS = sorted(n for n, op in OPS.items() if op.triton and not n.startswith("hamming"))
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed"
-)
+pytestmark = with_triton
 
-# TRITON_INTERPRET must be set before triton is imported: a process of its own.
-INTERPRET = """
-import importlib, sys, torch
-sys.path.insert(0, {tests!r})
-import test_ops
-from hashfast.ops import OPS
-torch.use_deterministic_algorithms(True, warn_only=True)  # new tensors hold NaN
-def check(name, args):
-    op = OPS[name]
-    module, function = op.triton.split(":")
-    launch = getattr(importlib.import_module(module), function)
-    exact = test_ops.as_tuple(op.reference(*test_ops.in_double(args)))
-    plain = test_ops.as_tuple(op.reference(*args))
-    made = test_ops.as_tuple(launch(*args))
-    for ours, reference, truth in zip(made, plain, exact, strict=True):
-        assert ours.dtype == reference.dtype and ours.shape == reference.shape
-        if not ours.is_floating_point():
-            assert torch.equal(ours, reference)
-            continue
-        rtol = max(1e-5, torch.finfo(ours.dtype).eps)
-        torch.testing.assert_close(
-            ours.double(), truth.double(), rtol=rtol, atol=1e-5, equal_nan=True
-        )
-"""
 GENERIC = """
 for name in {names!r}:
     for dtype in (torch.float32, torch.float64, torch.float16):
@@ -114,22 +84,6 @@ for kernel.PROGRAMS, kernel.configuration in ((264, held), (1, narrow)):
 """
 
 
-def interpret(code):
-    done = subprocess.run(
-        [sys.executable, "-c", INTERPRET.format(tests=os.path.dirname(__file__)) + code],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-interpreted = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="the generic tests run the compiled kernels"
-)
-
-
 @interpreted
 def test_in_the_interpreter():
     interpret(GENERIC.format(names=LAUNCHERS))
@@ -150,43 +104,13 @@ def test_masked_contrastive_in_the_interpreter():
     interpret(CONTRAST)
 
 
-def resources(cubin, path):
-    """Registers and spilled (stack) bytes of the one kernel in a cubin."""
-    import triton
-
-    tool = os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin/cuobjdump")
-    path.write_bytes(cubin)
-    text = subprocess.run(
-        [tool, "--dump-resource-usage", str(path)], capture_output=True, text=True, check=True
-    ).stdout
-    return {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", text)}
-
-
 DTYPES = {
     "fp32": torch.float32,
     "fp64": torch.float64,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
-every_target = pytest.mark.parametrize("capability", [80, 90, 100])
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
-
-
-def compiled(kernel, types, constants, capability, path, num_warps=4):
-    """Resources of a kernel compiled for a GPU that need not be there; it must not spill."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-
-    source = triton.compiler.ASTSource(
-        fn=kernel, signature=dict(zip(kernel.arg_names, types, strict=True)), constexprs=constants
-    )
-    target = GPUTarget("cuda", capability, 32)
-    made = triton.compile(source, target=target, options={"num_warps": num_warps})
-    used = resources(made.asm["cubin"], path / "kernel.cubin")
-    assert used["STACK"] == 0
-    assert used["LOCAL"] == 0
-    assert made.metadata.shared <= 48 * 1024
-    return used
 
 
 @every_target

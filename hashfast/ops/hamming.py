@@ -72,11 +72,17 @@ def _histogram_reference(
     return out
 
 
+def _as_distance(radius: int, query: Tensor) -> int:
+    """The radius among the distances that there are, or -1: others may not fit in an int32."""
+    return max(-1, min(radius, 8 * query.shape[1]))
+
+
 def _range_count_reference(
     query: Tensor, database: Tensor, radius: int, allowed: Tensor | None
 ) -> Tensor:
     rows = _rows_allowed(allowed, len(database))
     codes = database if rows is None else database[rows]
+    radius = _as_distance(radius, query)
     parts = [(block <= radius).sum(1) for _, block in distance_blocks(query, codes)]
     return torch.cat(parts) if parts else query.new_empty(0, dtype=torch.int64)
 
@@ -86,6 +92,7 @@ def _range_reference(
 ) -> tuple[Tensor, Tensor]:
     rows = _rows_allowed(allowed, len(database))
     codes = database if rows is None else database[rows]
+    radius = _as_distance(radius, query)
     parts = []
     for _, block in distance_blocks(query, codes):
         row, column = (block <= radius).nonzero(as_tuple=True)
@@ -165,6 +172,7 @@ hamming_topk_op = Op(
     fake=_topk_fake,
     examples=_topk_examples,
     compiled=("cpu", "cuda"),
+    triton="hashfast.kernels.hamming:topk",
 )
 
 hamming_histogram_op = Op(
@@ -176,6 +184,7 @@ hamming_histogram_op = Op(
     ),
     examples=_histogram_examples,
     compiled=("cpu", "cuda"),
+    triton="hashfast.kernels.hamming:histogram",
 )
 
 hamming_range_count_op = Op(
@@ -186,6 +195,7 @@ hamming_range_count_op = Op(
     ),
     examples=_range_count_examples,
     compiled=("cpu", "cuda"),
+    triton="hashfast.kernels.hamming:range_count",
 )
 
 hamming_range_op = Op(
@@ -195,6 +205,7 @@ hamming_range_op = Op(
     fake=_range_fake,
     examples=_range_examples,
     compiled=("cpu", "cuda"),
+    triton="hashfast.kernels.hamming:range_fill",
 )
 
 

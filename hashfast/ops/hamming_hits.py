@@ -82,6 +82,7 @@ hamming_hits_op = Op(
     fake=_fake,
     examples=_examples,
     compiled=("cpu", "cuda"),
+    triton="hashfast.kernels.hamming_hits:hits",
 )
 
 
