@@ -121,7 +121,7 @@ def test_static_shared_memory_is_what_every_gpu_has(searches):
 def test_a_processor_holds_as_many_blocks_of_a_scan_as_it_is_given(searches, architecture):
     kernels = searches.resources[architecture]
     for name, (_, steps, tiles, _) in scans(kernels).items():
-        blocks = 1 if steps * tiles >= 8 else 4 if steps * tiles == 1 else 2
+        blocks = 1 if steps > 4 else 4 if tiles == 1 and steps <= 2 else 2
         registers = -(-kernels[name]["REG"] // 8) * 8
         assert registers * SCAN_THREADS * blocks <= REGISTERS, name
 

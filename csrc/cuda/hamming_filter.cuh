@@ -123,22 +123,29 @@ __device__ __forceinline__ Cut find_cut(const volatile unsigned* counts, int bin
   return {bins, below};
 }
 
-// By a whole warp: lowers a query's limit to what its counts allow. Chunks of its block of queries
-// are those from ticket `first` on.
-__device__ __forceinline__ void tighten(const Filter& filter, int64_t query, unsigned first) {
-  const int last = static_cast<int>(__ldcg(&filter.limits[query]) >> 32);
-  const Cut cut = find_cut(filter.counts + query * filter.bins, filter.bins, last, filter.k);
-  if (cut.distance > last || threadIdx.x % 32 != 0) return;
-  // Whatever was counted lies in chunks that were taken before they are counted here.
-  __threadfence();
-  const unsigned chunk = atomicAdd(filter.taken, 0u) - first;
-  atomicMin(&filter.limits[query], make_limit(cut.distance, chunk));
+// By a lane, for a query of its own: the least distance up to `last` within which k are counted, or
+// last + 1. The counts may grow meanwhile; many are read at once, as each takes long.
+__device__ __forceinline__ int lowest_limit(const volatile unsigned* counts, int last, unsigned k) {
+  constexpr int kAtOnce = 16;
+  unsigned sum = 0;
+  for (int first = 0; first <= last; first += kAtOnce) {
+    unsigned held[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) held[i] = first + i <= last ? counts[first + i] : 0;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      sum += min(held[i], k);  // sum < k before: nothing overflows
+      if (sum >= k) return first + i;
+    }
+  }
+  return last + 1;
 }
 
-// A block's part of the search, on which all its threads work: queries from first_query on, and
-// chunks from ticket first_ticket on.
+// A block's part of the search: a chunk, and some queries. Their chunks are those from ticket
+// first_ticket on.
 struct Turn {
-  int64_t first_query, first_row;
+  int64_t first_query;
+  unsigned chunk;
   int queries;
   unsigned first_ticket;
 };
@@ -146,35 +153,40 @@ struct Turn {
 // Records what is near to a query.
 __device__ __forceinline__ void record_found(const PackedCodes& queries,
                                              const PackedCodes& database, const Filter& filter,
-                                             const Turn& turn, int* touched, unsigned query,
-                                             unsigned row) {
+                                             const Turn& turn, int64_t first_row, int* touched,
+                                             unsigned query, unsigned row) {
   int distance = 0;
   for (int w = 0; w < database.words(); ++w)
     distance +=
-        __popc(queries.word(turn.first_query + query, w) ^ database.word(turn.first_row + row, w));
-  record(filter, turn.first_query + query, distance, turn.first_row + row);
+        __popc(queries.word(turn.first_query + query, w) ^ database.word(first_row + row, w));
+  record(filter, turn.first_query + query, distance, first_row + row);
   touched[query] = 1;
 }
 
 // By a whole block, when all have searched the chunk: records what they found, and lowers the
-// limits of the queries for which something was recorded; a warp a query.
+// limits of the queries for which something was recorded to what their counts allow.
 __device__ __forceinline__ void settle(const PackedCodes& queries, const PackedCodes& database,
-                                       const Filter& filter, const Turn& turn, const Finds& finds,
-                                       int* touched) {
+                                       const Filter& filter, const Turn& turn, int64_t first_row,
+                                       const Finds& finds, int* touched) {
   const unsigned number = *finds.number;
   if (number == 0) return;
   for (unsigned i = threadIdx.x; i < min(number, Finds::kRoom); i += blockDim.x)
-    record_found(queries, database, filter, turn, touched, finds.entries[i] >> 16,
+    record_found(queries, database, filter, turn, first_row, touched, finds.entries[i] >> 16,
                  finds.entries[i] & 0xFFFF);
   __syncthreads();
   if (threadIdx.x == 0) *finds.number = 0;
-  const int lane = threadIdx.x % 32;
-  for (int base = threadIdx.x - lane; base < turn.queries; base += blockDim.x) {
-    const bool mine = base + lane < turn.queries && touched[base + lane];
-    unsigned left = __ballot_sync(kFullWarp, mine);
-    if (mine) touched[base + lane] = 0;
-    for (; left; left &= left - 1)
-      tighten(filter, turn.first_query + base + __ffs(left) - 1, turn.first_ticket);
+  for (int at = threadIdx.x; at < turn.queries; at += blockDim.x) {
+    if (!touched[at]) continue;
+    touched[at] = 0;
+    const int64_t query = turn.first_query + at;
+    const int last = static_cast<int>(__ldcg(&filter.limits[query]) >> 32);
+    const int lowest = lowest_limit(filter.counts + query * filter.bins, last, filter.k);
+    if (lowest > last) continue;
+    // Whatever was counted lies in chunks taken before they are counted here: a chunk is searched
+    // when its ticket has come back, and what is found there is counted after that.
+    __threadfence();
+    const unsigned chunk = atomicAdd(filter.taken, 0u) - turn.first_ticket;
+    atomicMin(&filter.limits[query], make_limit(lowest, chunk));
   }
 }
 

@@ -205,7 +205,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp) count_rows(const Job job, i
 // being the total; and it is found where the ranking reaches k rows. `padded` results are filled
 // up. Queries' totals are written where there is room for them.
 template <bool Padded>
-__global__ void __launch_bounds__(kScanThreads)
+__global__ void __launch_bounds__(kScanThreads, 1)
     make_starts(const Job job, unsigned k, const Output padded, int64_t* totals) {
   __shared__ unsigned sums[kWarp];
   __shared__ Border border;

@@ -5,10 +5,10 @@
 
 namespace hashfast {
 
-constexpr int kSampleThreads = 512;
+constexpr int kSampleThreads = 1024;
 constexpr int kSampleRun = 32;  // neighbouring rows taken together: whole cache lines
 
-constexpr int kSampleAtOnce = 4;  // loads of so many rows are under way together
+constexpr int kSampleAtOnce = 6;  // loads of so many rows are under way together
 
 // Rows in runs: those of the first chunks without a gap, then runs that lie `stride` >= kSampleRun
 // apart, so that no row is taken twice.
@@ -27,7 +27,7 @@ struct SampleRows {
 // memory: `copies` histograms of the head and of the rest, so that warps do not wait for each
 // other, and the query.
 template <bool kInWords>
-__global__ void __launch_bounds__(kSampleThreads, 2)
+__global__ void __launch_bounds__(kSampleThreads, 1)
     hamming_sample_kernel(PackedCodes queries, PackedCodes database, const uint8_t* allowed,
                           SampleRows sample, int copies, Filter filter) {
   HASHFAST_DYNAMIC_SHARED(shared);
@@ -44,15 +44,16 @@ __global__ void __launch_bounds__(kSampleThreads, 2)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int own = warp % copies * bins;
   for (int64_t first = warp; first < sample.runs; first += kWarps * kSampleAtOnce) {
-    int64_t rows[kSampleAtOnce];
+    unsigned rows[kSampleAtOnce];  // there are fewer than 2^32
     int distances[kSampleAtOnce] = {};
 #pragma unroll
-    for (int i = 0; i < kSampleAtOnce; ++i) rows[i] = sample.first(first + i * kWarps) + lane;
+    for (int i = 0; i < kSampleAtOnce; ++i)
+      rows[i] = static_cast<unsigned>(sample.first(first + i * kWarps)) + lane;
 #pragma unroll 1
     for (int w = 0; w < words; ++w) {
 #pragma unroll
       for (int i = 0; i < kSampleAtOnce; ++i) {
-        const int64_t row = rows[i] < database.rows ? rows[i] : 0;
+        const unsigned row = rows[i] < database.rows ? rows[i] : 0;
         distances[i] += __popc(query[w] ^ database.word<kInWords>(row, w));
       }
     }

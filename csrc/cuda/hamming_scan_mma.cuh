@@ -24,25 +24,38 @@ template <int kRegisters, int kSteps, int kTiles>
 struct MmaShape {
   static constexpr int kA = 2 * kRegisters;               // registers of A
   static constexpr int kWords = 2 * kRegisters * kSteps;  // words of a code, padded
-  static constexpr int kPlanes = 2 * kWords;
   // A thread brings 32 bytes of the next chunk while it works on one.
   static constexpr int kRows = 32 * kScanThreads / (4 * kWords);
-  // Four planes that a warp reads at once lie in different banks.
-  static constexpr int kStride = kRows + 8;
+  // A plane holds what the lanes of a place read: kRegisters words of every row, the second being
+  // the complement of the first. Four planes that a warp reads at once lie in different banks.
+  static constexpr int kStride = kRegisters * kRows + 8;
   static constexpr int kMostQueries = 16 * kTiles * kScanWarps;
-  static constexpr int kBlocks = kSteps * kTiles >= 8 ? 1 : kTiles == 1 && kSteps == 1 ? 4 : 2;
+  static constexpr int kBlocks = kSteps > 4 ? 1 : kTiles == 1 && kSteps <= 2 ? 4 : 2;
   // Planes, codes and limits of the next chunk, biases (twice), touched queries, finds, the ticket.
-  static constexpr int kPlaneWords = kPlanes * kStride;
+  static constexpr int kPlaneWords = 4 * kSteps * kStride;
   static constexpr int kCodeBytes = 32 * kScanThreads;
   static constexpr size_t kShared = 4 * kPlaneWords + kCodeBytes +
                                     (sizeof(Limit) + 3 * sizeof(int)) * kMostQueries +
                                     4 * (Finds::kWords + 1);
 
-  // The plane of word w of a code; that of its complement lies kRegisters == 1 ? 2 : 4 further.
-  __host__ __device__ static constexpr int plane(unsigned w) {
-    return static_cast<int>(kRegisters == 1 ? w / 2 * 4 + w % 2 : w / 4 * 8 + w % 4);
+  // Stores word w of a row, or zeros where it does not count: such a row agrees with nothing.
+  __device__ static __forceinline__ void put(uint32_t* planes, int w, int position, uint32_t word,
+                                             bool counts) {
+    if constexpr (kRegisters == 1) {
+      uint32_t* const at = planes + (w / 2 * 4 + w % 2) * kStride + position;
+      at[0] = counts ? word : 0;
+      at[2 * kStride] = counts ? ~word : 0;
+    } else {
+      *reinterpret_cast<uint2*>(planes + w * kStride + 2 * position) =
+          counts ? make_uint2(word, ~word) : make_uint2(0, 0);
+    }
   }
-  static constexpr int kToComplement = 2 * kRegisters;
+
+  // The position, from `base` on, of column g of product j out of four: a vector that a lane reads
+  // holds its columns of four products, or of two.
+  __device__ static __forceinline__ int position(int j, int g) {
+    return kRegisters == 1 ? 4 * g + j : j / 2 * 16 + 2 * g + j % 2;
+  }
 };
 
 // Brings a chunk from the database into planes; every thread waits for its own part only.
@@ -54,16 +67,17 @@ struct ChunkLoader {
   // Rows of a vector go to parts of a plane, so that a warp's stores go to different banks.
   static constexpr int kParts = kCodeWords > 0 && kCodeWords < 4 ? 4 / kCodeWords : 1;
 
-  // What lies beyond the end of the database becomes 0.
-  __device__ static void fetch(uint4* codes, const PackedCodes& database, int64_t first, int size) {
-    if constexpr (kVectors == 0) return;
-    const int64_t left = min(database.rows - first, int64_t{size}) * database.bytes;
-    const uint8_t* const chunk = database.data + first * database.bytes;
+  __device__ static __forceinline__ void fetch(uint4* codes, const PackedCodes& database,
+                                               int64_t first, int size) {
+    if constexpr (kVectors > 0) {
+      const int held = static_cast<int>(min(database.rows - first, int64_t{size}));
+      const int bytes = 4 * kCodeWords * held;
+      const uint8_t* const chunk = database.data + first * (4 * kCodeWords);
 #pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      const unsigned at = i * kScanThreads + threadIdx.x;
-      const int held = static_cast<int>(max(min(left - 16 * at, int64_t{16}), int64_t{0}));
-      copy_async(codes + at, held > 0 ? chunk + 16 * at : database.data, held);
+      for (int i = 0; i < kVectors; ++i) {
+        const int at = i * kScanThreads + threadIdx.x;
+        if (16 * at < bytes) copy_async(codes + at, chunk + 16 * at, min(bytes - 16 * at, 16));
+      }
     }
   }
 
@@ -73,42 +87,48 @@ struct ChunkLoader {
     return position % part * kParts + position / part;
   }
 
-  // Rows that do not count agree with nothing: all their planes are 0.
-  __device__ static void store(uint32_t* planes, const uint4* codes, const PackedCodes& database,
-                               const uint8_t* allowed, int64_t first, unsigned size) {
-    const unsigned left = static_cast<unsigned>(min(database.rows - first, int64_t{size}));
+  __device__ static __forceinline__ void store(uint32_t* planes, const uint4* codes,
+                                               const PackedCodes& database, const uint8_t* allowed,
+                                               int64_t first, unsigned size) {
     const auto counts = [&](unsigned row) {
-      return row < left && is_allowed(allowed, first + row);
+      return first + row < database.rows && is_allowed(allowed, first + row);
     };
-    const auto put = [](uint32_t* plane, uint32_t word, bool valid) {
-      plane[0] = valid ? word : 0;
-      plane[Shape::kToComplement * Shape::kStride] = valid ? ~word : 0;
-    };
-    if constexpr (kCodeWords == 0) {
+    if constexpr (kCodeWords > 0) {
+      if (!allowed && database.rows - first >= size)
+        put_vectors(planes, codes, size, [](unsigned) { return true; });
+      else
+        put_vectors(planes, codes, size, counts);
+    } else {
       for (unsigned i = threadIdx.x; i < size * Shape::kWords; i += kScanThreads) {
         const unsigned row = i / Shape::kWords;
         const int w = i % Shape::kWords;
         const bool valid = counts(row);
-        put(planes + Shape::plane(w) * Shape::kStride + row,
-            valid && w < database.words() ? database.word(first + row, w) : 0, valid);
+        const uint32_t word = valid && w < database.words() ? database.word(first + row, w) : 0;
+        Shape::put(planes, w, row, word, valid);
       }
-    } else {
-      // Several rows to a vector, or several vectors to a row.
-      constexpr unsigned kRowVectors = kCodeWords > 4 ? kCodeWords / 4 : 1;
+    }
+  }
+
+ private:
+  template <class Counts>
+  __device__ static __forceinline__ void put_vectors(uint32_t* planes, const uint4* codes,
+                                                     unsigned size, Counts counts) {
+    // Several rows to a vector, or several vectors to a row.
+    constexpr unsigned kRowVectors = kCodeWords > 4 ? kCodeWords / 4 : 1;
+    constexpr int kRowWords = kCodeWords < 4 ? kCodeWords : 4;
 #pragma unroll
-      for (int i = 0; i < kVectors; ++i) {
-        const unsigned at = i * kScanThreads + threadIdx.x;
-        if (at / kRowVectors * kParts >= size) break;
-        const uint4 vector = codes[at];
-        const uint32_t words[4] = {vector.x, vector.y, vector.z, vector.w};
-        uint32_t* const first_plane =
-            planes + Shape::plane(at % kRowVectors * 4) * Shape::kStride + at / kRowVectors;
+    for (int i = 0; i < kVectors; ++i) {
+      const unsigned at = i * kScanThreads + threadIdx.x;
+      if (4 * at >= size * kCodeWords) break;
+      const uint4 vector = codes[at];
+      const uint32_t words[4] = {vector.x, vector.y, vector.z, vector.w};
+      uint32_t* const first_plane = planes + at % kRowVectors * (4 * Shape::kStride);
+      const unsigned first_row = at / kRowVectors;
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const int part = j / (kCodeWords < 4 ? kCodeWords : 4), w = j % kCodeWords;
-          put(first_plane + Shape::plane(w) * Shape::kStride + part * (size / kParts), words[j],
-              counts(at / kRowVectors * kParts + part));
-        }
+      for (int j = 0; j < 4; ++j) {
+        const int part = j / kRowWords;
+        Shape::put(first_plane, j % kRowWords, first_row + part * (size / kParts), words[j],
+                   counts(first_row * kParts + part));
       }
     }
   }
@@ -129,9 +149,9 @@ struct QueryFragments {
         for (int i = 0; i < Shape::kA; ++i) {
           // Rows alternate; then the second half of the bits.
           const int64_t query = first + 16 * tile + group + 8 * (i % 2);
-          const int plane = 4 * (i / 2) + place;
-          const bool complement = plane >= Shape::kToComplement;
-          const int w = Shape::kToComplement * step + plane % Shape::kToComplement;
+          // In products of 128 bits two places hold words and two their complements.
+          const bool complement = Shape::kA == 2 ? place >= 2 : i >= 2;
+          const int w = Shape::kA == 2 ? 2 * step + place % 2 : 4 * step + place;
           uint32_t word = 0;
           if (query < queries.rows && w < queries.words()) {
             word = queries.word(query, w);
@@ -145,7 +165,7 @@ struct QueryFragments {
 template <int kRegisters, int kSteps, int kTiles, int kCodeWords>
 __global__ void __launch_bounds__(kScanThreads, MmaShape<kRegisters, kSteps, kTiles>::kBlocks)
     hamming_scan_mma_kernel(PackedCodes queries, PackedCodes database, const uint8_t* allowed,
-                            Chunks chunks, unsigned tickets, int query_warps, Filter filter) {
+                            Chunks chunks, unsigned tickets, int query_shift, Filter filter) {
 #ifdef HASHFAST_NO_B1_MMA
   // Never launched there.
 #else
@@ -161,19 +181,27 @@ __global__ void __launch_bounds__(kScanThreads, MmaShape<kRegisters, kSteps, kTi
   const Finds finds(slot + 1);
 
   const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, place = threadIdx.x % 4;
-  const int block_queries = 16 * kTiles * query_warps;
-  const int warp_query = warp % query_warps * 16 * kTiles;  // within those of the block
+  // 1 << query_shift warps share out the queries, the others the rows.
+  const int block_queries = 16 * kTiles << query_shift;
+  const int query_warp = warp & ((1 << query_shift) - 1), row_warp = warp >> query_shift;
+  const int warp_query = 16 * kTiles * query_warp;  // within those of the block
+  const int step_rows = 32 * kScanWarps >> query_shift;
   const int bits = database.bits();
 
-  const auto fetch_codes = [&](unsigned ticket) {
-    const unsigned chunk = ticket % chunks.number;
-    if (ticket < tickets) Loader::fetch(codes, database, chunks.first(chunk), chunks.size(chunk));
+  const auto turn_of = [&](unsigned ticket) {
+    const unsigned block = ticket / chunks.number;
+    return Turn{int64_t{block} * block_queries, ticket - block * chunks.number, block_queries,
+                block * chunks.number};
   };
-  // Two limits a thread; 0 for queries that are not there, to which nothing is near enough.
-  const auto fetch_limits = [&](unsigned ticket) {
+  const auto fetch_codes = [&](const Turn& turn) {
+    Loader::fetch(codes, database, chunks.first(turn.chunk), chunks.size(turn.chunk));
+  };
+  // Two limits a thread; 0 for queries that are not there, to which nothing is near enough. They
+  // may be lowered meanwhile: an older one is only less tight.
+  const auto fetch_limits = [&](const Turn& turn) {
     const int at = 2 * threadIdx.x;
-    const int64_t query = int64_t{ticket / chunks.number} * block_queries + at;
-    if (ticket < tickets && at < block_queries) {
+    if (at < block_queries) {
+      const int64_t query = turn.first_query + at;
       const int held = static_cast<int>(max(min(queries.rows - query, int64_t{2}), int64_t{0}));
       copy_async(limits + at, filter.limits + (held > 0 ? query : 0), sizeof(Limit) * held);
     }
@@ -186,31 +214,33 @@ __global__ void __launch_bounds__(kScanThreads, MmaShape<kRegisters, kSteps, kTi
   }
   __syncthreads();
   unsigned ticket = slot[0], following = ticket + 1;
-  fetch_codes(ticket);
-  fetch_limits(ticket);
+  Turn turn = turn_of(ticket);
+  if (ticket < tickets) {
+    fetch_codes(turn);
+    fetch_limits(turn);
+  }
   QueryFragments<Shape, kSteps, kTiles> fragments;
-  unsigned held = ~0u;  // the block of queries of the fragments
+  int64_t held = -1;  // first query of the fragments
 
   while (ticket < tickets) {
-    const unsigned block = ticket / chunks.number, chunk = ticket % chunks.number;
-    const int size = chunks.size(chunk);
-    const Turn turn{int64_t{block} * block_queries, chunks.first(chunk), block_queries,
-                    block * chunks.number};
+    const int size = chunks.size(turn.chunk);
+    const int64_t first_row = chunks.first(turn.chunk);
     wait_for_copies();
-    Loader::store(planes, codes, database, allowed, turn.first_row, size);
+    Loader::store(planes, codes, database, allowed, first_row, size);
     // Each twice: the compiler would copy one register for both columns before every product.
     for (int i = 0; i < 4; ++i) {
       const int at = 2 * threadIdx.x + i / 2;
       if (at < block_queries)
-        biases[2 * at + i % 2] = largest_distance(limits[at], chunk, bits) - bits;
+        biases[2 * at + i % 2] = largest_distance(limits[at], turn.chunk, bits) - bits;
     }
     __syncthreads();
 
     unsigned taken = 0;
     if (threadIdx.x == 0) taken = atomicAdd(filter.taken, 1u);  // here before it is needed
-    fetch_codes(following);
-    if (block != held) fragments.load(queries, turn.first_query + warp_query);
-    held = block;
+    const Turn next = turn_of(following);
+    if (following < tickets) fetch_codes(next);
+    if (turn.first_query != held) fragments.load(queries, turn.first_query + warp_query);
+    held = turn.first_query;
     int bias[kTiles][4];
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile)
@@ -218,20 +248,24 @@ __global__ void __launch_bounds__(kScanThreads, MmaShape<kRegisters, kSteps, kTi
       for (int i = 0; i < 4; ++i)
         bias[tile][i] = biases[2 * (warp_query + 16 * tile + group + i / 2 * 8) + i % 2];
 
-    for (int base = warp / query_warps * 32; base < size; base += kScanWarps / query_warps * 32) {
-      // Column g of product j is at position 4 g + j of these 32.
+    const uint32_t* const own = planes + place * Shape::kStride + 4 * group;
+    for (int base = 32 * row_warp; base < size; base += step_rows) {
       uint32_t b[4][kSteps][kRegisters];
 #pragma unroll
       for (int step = 0; step < kSteps; ++step)
 #pragma unroll
         for (int i = 0; i < kRegisters; ++i) {
-          const int plane = 4 * (step * kRegisters + i) + place;
-          const uint4 words =
-              *reinterpret_cast<const uint4*>(planes + plane * Shape::kStride + base + 4 * group);
-          b[0][step][i] = words.x;
-          b[1][step][i] = words.y;
-          b[2][step][i] = words.z;
-          b[3][step][i] = words.w;
+          const uint4 words = *reinterpret_cast<const uint4*>(own + 4 * step * Shape::kStride +
+                                                              kRegisters * base + 32 * i);
+          // Four products by one register, or two by two.
+          const uint32_t all[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            if constexpr (kRegisters == 1)
+              b[j][step][0] = all[j];
+            else
+              b[2 * i + j / 2][step][j % 2] = all[j];
+          }
         }
       const auto multiply = [&](int (&d)[4], int tile, int j) {
         mma_b1(d, fragments.a[tile][0], b[j][0], bias[tile]);
@@ -266,17 +300,18 @@ __global__ void __launch_bounds__(kScanThreads, MmaShape<kRegisters, kSteps, kTi
       for (; near; near &= near - 1) {
         const int bit = __ffsll(near) - 1, i = bit % 4;
         const int at = warp_query + bit % 16 / 4 * 16 + group + i / 2 * 8;
-        const int position = base + 4 * (2 * place + i % 2) + bit / 16;
+        const int position = base + Shape::position(bit / 16, 2 * place + i % 2);
         const unsigned found = Loader::row_at(position, size);
         if (!finds.add(at, found))
-          record_found(queries, database, filter, turn, touched, at, found);
+          record_found(queries, database, filter, turn, first_row, touched, at, found);
       }
     }
-    fetch_limits(following);  // as late as can be
+    if (following < tickets) fetch_limits(next);  // as late as can be
     if (threadIdx.x == 0) slot[0] = taken;
     __syncthreads();
-    settle(queries, database, filter, turn, finds, touched);
+    settle(queries, database, filter, turn, first_row, finds, touched);
     ticket = following;
+    turn = next;
     following = slot[0];
   }
 #endif

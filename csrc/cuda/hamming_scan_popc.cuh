@@ -6,7 +6,8 @@
 namespace hashfast {
 
 constexpr int kPopcThreads = 256;
-constexpr int kPopcRows = 4;  // of a thread in a chunk
+constexpr int kPopcBlocks = 3;  // on a processor
+constexpr int kPopcRows = 4;    // of a thread in a chunk
 constexpr int kPopcChunk = kPopcThreads * kPopcRows;
 constexpr int kPopcQueries = 32;  // of a block, the most
 
@@ -18,7 +19,7 @@ inline size_t popc_shared(int words) {
 // the queries [words, kPopcQueries], their largest distances, which were touched, the ticket,
 // finds.
 template <int kTogether, bool kInWords>
-__global__ void __launch_bounds__(kPopcThreads, 3)
+__global__ void __launch_bounds__(kPopcThreads, kPopcBlocks)
     hamming_scan_popc_kernel(PackedCodes queries, PackedCodes database, const uint8_t* allowed,
                              Chunks chunks, unsigned tickets, Filter filter) {
   HASHFAST_DYNAMIC_SHARED(shared);
@@ -40,7 +41,8 @@ __global__ void __launch_bounds__(kPopcThreads, 3)
     if (ticket >= tickets) return;
     const int64_t first_query = int64_t{ticket / chunks.number} * kPopcQueries;
     const int count = static_cast<int>(min(queries.rows - first_query, int64_t{kPopcQueries}));
-    const Turn turn{first_query, chunks.first(chunk), count, ticket - chunk};
+    const int64_t first_row = chunks.first(chunk);
+    const Turn turn{first_query, chunk, count, ticket - chunk};
     const int padded = (count + kTogether - 1) / kTogether * kTogether;
     if (first_query != held)
       for (int i = threadIdx.x; i < kPopcQueries * words; i += kPopcThreads) {
@@ -61,7 +63,7 @@ __global__ void __launch_bounds__(kPopcThreads, 3)
 #pragma unroll
     for (int i = 0; i < kPopcRows; ++i) {
       const int at = i * kPopcThreads + threadIdx.x;
-      rows[i] = turn.first_row + at;
+      rows[i] = first_row + at;
       counts[i] =
           at < chunks.size(chunk) && rows[i] < database.rows && is_allowed(allowed, rows[i]);
     }
@@ -87,12 +89,12 @@ __global__ void __launch_bounds__(kPopcThreads, 3)
           if (counts[i] && distances[i][j] <= most) {
             const unsigned found = i * kPopcThreads + threadIdx.x;
             if (!finds.add(from + j, found))
-              record_found(queries, database, filter, turn, touched, from + j, found);
+              record_found(queries, database, filter, turn, first_row, touched, from + j, found);
           }
       }
     }
     __syncthreads();
-    settle(queries, database, filter, turn, finds, touched);
+    settle(queries, database, filter, turn, first_row, finds, touched);
   }
 }
 

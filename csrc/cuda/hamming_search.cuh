@@ -47,25 +47,29 @@ struct TopKPlan {
   bool on_tensor_cores;
   int64_t batch;  // queries at a time
   Chunks chunks;
-  SampleRows sample;
-  unsigned capacity;  // hits kept of a query
-  int size;           // keys sorted, a power of two
+  SampleRows sample{};
+  unsigned capacity = 0;  // hits kept of a query
+  int size = 1;           // keys sorted, a power of two
 
   TopKPlan(int64_t q, int64_t n, int bytes, int64_t k, bool multiplies_bits, int processors)
       : on_tensor_cores(multiplies_bits && bytes <= 4 * kMostMmaWords),
         chunks(n, chunk_rows(on_tensor_cores, (bytes + 3) / 4), kSmallChunks * processors) {
     filtered = q > 0 && bytes <= kMostFilteredBytes && k <= kMostFilteredK &&
                n >= std::max(kLeastFilteredRows, 8 * k);
+    k = std::min(k, kMostFilteredK);
     // Large enough that the first limits, which hold until all processors have done a chunk, let
     // little through; small beside the database.
     take_sample(n, std::min(std::clamp(64 * k, int64_t{1} << 15, int64_t{1} << 17), n / 8),
                 std::clamp(32 * k, int64_t{1} << 12, int64_t{1} << 15));
-    capacity = static_cast<unsigned>(std::min(n, 8 * k + 16384));
-    size = 1;
-    while (size < k && filtered) size *= 2;
-    constexpr int64_t kHitBytes = int64_t{1} << 28;
-    batch = std::max(kHitBytes / (8 * int64_t{capacity} + 1), int64_t{16});
+    // Several times what is expected: where all near codes lie together, a limit is lowered only
+    // when many have been recorded.
+    constexpr int64_t kHits = int64_t{1} << 25;
+    const int64_t least = 8 * k + 16384;
+    capacity = static_cast<unsigned>(
+        std::min(n, std::clamp(kHits / std::max(q, int64_t{1}), least, 8 * least)));
+    batch = std::max(kHits / (capacity + 1), int64_t{16});
     batch = std::min(q, batch >= 512 ? batch / 512 * 512 : batch / 16 * 16);
+    while (size < k) size *= 2;
     if (!filtered) batch = q;
   }
 
@@ -151,13 +155,13 @@ void scan_mma(const Launch& launch, const PackedCodes& queries, const PackedCode
               const uint8_t* allowed, const Chunks& chunks, const Filter& filter) {
   using Shape = MmaShape<kRegisters, kSteps, kTiles>;
   const int64_t wanted = parts(queries.rows, 16 * kTiles);
-  int query_warps = 1;
-  while (query_warps < wanted && query_warps < kScanWarps) query_warps *= 2;
-  const int64_t tickets = chunks.number * parts(queries.rows, 16 * kTiles * query_warps);
+  int query_shift = 0;
+  while (1 << query_shift < wanted && 1 << query_shift < kScanWarps) ++query_shift;
+  const int64_t tickets = chunks.number * parts(queries.rows, 16 * kTiles << query_shift);
   const int64_t blocks = std::min<int64_t>(tickets, launch.processors() * Shape::kBlocks);
   launch(hamming_scan_mma_kernel<kRegisters, kSteps, kTiles, kCodeWords>, dim3(blocks),
          kScanThreads, Shape::kShared, queries, database, allowed, chunks,
-         static_cast<unsigned>(tickets), query_warps, filter);
+         static_cast<unsigned>(tickets), query_shift, filter);
 }
 
 template <int kRegisters, int kSteps, int kTiles, class Launch>
@@ -206,14 +210,13 @@ template <class Launch>
 void scan_by_popcounts(const Launch& launch, const PackedCodes& queries,
                        const PackedCodes& database, const uint8_t* allowed, const Chunks& chunks,
                        const Filter& filter) {
-  constexpr int kBlocks = 4;  // on a processor
   const int64_t tickets = chunks.number * parts(queries.rows, kPopcQueries);
   const bool one = queries.rows == 1, words = database.in_words;
   const auto kernel =
       one     ? words ? hamming_scan_popc_kernel<1, true> : hamming_scan_popc_kernel<1, false>
       : words ? hamming_scan_popc_kernel<8, true>
               : hamming_scan_popc_kernel<8, false>;
-  launch(kernel, dim3(std::min<int64_t>(tickets, launch.processors() * kBlocks)), kPopcThreads,
+  launch(kernel, dim3(std::min<int64_t>(tickets, launch.processors() * kPopcBlocks)), kPopcThreads,
          popc_shared(database.words()), queries, database, allowed, chunks,
          static_cast<unsigned>(tickets), filter);
 }
