@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EXTRAS := test,lint,plot,bench,train,demo
 NATIVE := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
-EMULATOR := $(wildcard tests/cuda_on_cpu/*.h tests/cuda_on_cpu/*.cpp tests/*.cu)
+FORMATTED := $(NATIVE) $(wildcard tests/cuda_on_cpu/*.h tests/cuda_on_cpu/*.cpp tests/*.cu benchmarks/*/*.cu)
 LIBRARY := hashfast/_C.abi3.so
 
 .PHONY: demo test test-milvus test-ray lint format build bench docs clean data FORCE
@@ -23,13 +23,13 @@ test-milvus test-ray: test-%: build .venv-%/.dependencies
 lint: $(VENV)/.dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(NATIVE) $(EMULATOR)
+	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
 	$(BIN)/mypy
 
 format: $(VENV)/.dependencies
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(NATIVE) $(EMULATOR)
+	$(BIN)/clang-format -i $(FORMATTED)
 
 build: $(LIBRARY)
 
