@@ -42,7 +42,7 @@ def write_parquet(
 
     A set that is there already is replaced once the new one is whole, a folder of anything else is
     not. Where the process is killed in the moment of replacing, neither may be at `path`: both are
-    then whole beside it, in folders .hashfast-*.tmp. There is a part even of no rows.
+    then whole beside it, in folders `.hashfast-*.tmp`. There is a part even of no rows.
 
     Raises ImportError without pyarrow, FileExistsError for such a folder or a file, ValueError for
     fewer than 1 row a file and for an item that is not UTF-8.

@@ -98,11 +98,12 @@ class IndexBinarySharded:
         """
         _distributed.check_group()
         with _distributed.all_or_none():
-            codes, bits, _, n, ids = open_part(path, _distributed.rank(), _distributed.world())
-            as_bytes = None if ids is None else ids.view(np.uint8).reshape(-1, ID_SIZE)
-            part = IndexBinaryFlat._holding(FlatFile(bits, codes, as_bytes), device)
+            rows = open_part(path, _distributed.rank(), _distributed.world())
+            ids = None if rows.ids is None else rows.ids.view(np.uint8).reshape(-1, ID_SIZE)
+            part = IndexBinaryFlat._holding(FlatFile(rows.bits, rows.codes, ids), device)
             digest = read_facts(path).get("digest")
-            seen = f"sees {n} codes of {bits} bits{f', digest {digest}' * bool(digest)} in {path}"
+            which = f", digest {digest}" if digest else ""
+            seen = f"sees {rows.n_total} codes of {rows.bits} bits{which} in {path}"
         _check_alike(_distributed.gather_objects(seen))
         return cls(part)
 

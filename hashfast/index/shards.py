@@ -13,8 +13,9 @@ share the memory that holds the file.
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,8 @@ from hashfast.index.multi_hash_file import is_multi_hash
 from hashfast.index.parquet_set import ParquetSet, is_parquet
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """Consecutive rows of a set of codes.
 
     Attributes:
