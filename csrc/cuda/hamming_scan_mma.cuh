@@ -18,10 +18,11 @@ namespace hashfast {
 constexpr int kScanThreads = 256;
 constexpr int kScanWarps = kScanThreads / 32;
 
-// kRegisters of B to a product: 1 for products of 128 bits (64 of a code), 2 for 256 bits (128).
-// kSteps products make a code, kTiles of 16 queries go to a warp.
+// kRegisters of B to a product: 1 for products of 128 bits (codes of 64), 2 for 256 bits (128 of a
+// code). kSteps products make a code, kTiles of 16 queries go to a warp.
 template <int kRegisters, int kSteps, int kTiles>
 struct MmaShape {
+  static_assert(kRegisters == 2 || kSteps == 1);
   static constexpr int kA = 2 * kRegisters;               // registers of A
   static constexpr int kWords = 2 * kRegisters * kSteps;  // words of a code, padded
   // A thread brings 32 bytes of the next chunk while it works on one.
@@ -29,10 +30,12 @@ struct MmaShape {
   // A plane holds what the lanes of a place read: kRegisters words of every row, the second being
   // the complement of the first. Four planes that a warp reads at once lie in different banks.
   static constexpr int kStride = kRegisters * kRows + 8;
+  // So do the planes of all steps, to which a warp stores words of one row at once.
+  static constexpr int kStepStride = 4 * kStride + 32 / kSteps % 32;
   static constexpr int kMostQueries = 16 * kTiles * kScanWarps;
   static constexpr int kBlocks = kSteps > 4 ? 1 : kTiles == 1 && kSteps <= 2 ? 4 : 2;
   // Planes, codes and limits of the next chunk, biases (twice), touched queries, finds, the ticket.
-  static constexpr int kPlaneWords = 4 * kSteps * kStride;
+  static constexpr int kPlaneWords = kSteps * kStepStride;
   static constexpr int kCodeBytes = 32 * kScanThreads;
   static constexpr size_t kShared = 4 * kPlaneWords + kCodeBytes +
                                     (sizeof(Limit) + 3 * sizeof(int)) * kMostQueries +
@@ -42,11 +45,11 @@ struct MmaShape {
   __device__ static __forceinline__ void put(uint32_t* planes, int w, int position, uint32_t word,
                                              bool counts) {
     if constexpr (kRegisters == 1) {
-      uint32_t* const at = planes + (w / 2 * 4 + w % 2) * kStride + position;
+      uint32_t* const at = planes + w * kStride + position;
       at[0] = counts ? word : 0;
       at[2 * kStride] = counts ? ~word : 0;
     } else {
-      *reinterpret_cast<uint2*>(planes + w * kStride + 2 * position) =
+      *reinterpret_cast<uint2*>(planes + w / 4 * kStepStride + w % 4 * kStride + 2 * position) =
           counts ? make_uint2(word, ~word) : make_uint2(0, 0);
     }
   }
@@ -122,7 +125,7 @@ struct ChunkLoader {
       if (4 * at >= size * kCodeWords) break;
       const uint4 vector = codes[at];
       const uint32_t words[4] = {vector.x, vector.y, vector.z, vector.w};
-      uint32_t* const first_plane = planes + at % kRowVectors * (4 * Shape::kStride);
+      uint32_t* const first_plane = planes + at % kRowVectors * Shape::kStepStride;
       const unsigned first_row = at / kRowVectors;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
@@ -255,7 +258,7 @@ __global__ void __launch_bounds__(kScanThreads, MmaShape<kRegisters, kSteps, kTi
       for (int step = 0; step < kSteps; ++step)
 #pragma unroll
         for (int i = 0; i < kRegisters; ++i) {
-          const uint4 words = *reinterpret_cast<const uint4*>(own + 4 * step * Shape::kStride +
+          const uint4 words = *reinterpret_cast<const uint4*>(own + step * Shape::kStepStride +
                                                               kRegisters * base + 32 * i);
           // Four products by one register, or two by two.
           const uint32_t all[4] = {words.x, words.y, words.z, words.w};
