@@ -3,7 +3,8 @@
 compute-sanitizer --tool memcheck python benchmarks/_sanitized.py
 
 Every width that has kernels of its own, few and many queries, rows that are no multiple of
-anything, codes that are all equal, bitmaps; then ranges, histograms and hits.
+anything, codes that are all equal or all far, bitmaps, more results than are sorted in shared
+memory; then ranges, histograms and hits, of codes too long to be counted in shared memory, too.
 """
 
 import sys
@@ -25,7 +26,10 @@ SHAPES = (
     (20, 32, 10),
     (5, 64, 10),
     (2, 128, 5),
+    (1, 132, 5),
+    (9, 200, 5),
 )
+LONG_ROWS, LONG = 700, 1300
 
 
 def searches() -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -41,11 +45,17 @@ def searches() -> Iterator[tuple[str, tuple[Any, ...]]]:
     allowed = pack(torch.rand(ROWS, generator=generator) < 0.3)
     yield "hamming_topk", (query, database, 100, allowed)
     yield "hamming_topk", (query, database[:1].repeat(ROWS, 1), 100, None)
+    yield "hamming_topk", (query, ~query[:1].repeat(ROWS, 1), 100, None)
+    yield "hamming_topk", (query[:1], codes(8 * 4100, 8), 4100, None)
     yield "hamming_topk", (query, database[:300], 400, None)
+    long = codes(2, LONG), codes(LONG_ROWS, LONG)
+    yield "hamming_topk", (*long, 30, None)
+    yield "hamming_histogram", (*long, None, None)
     labels = [torch.arange(len(rows)) % 5 for rows in (query, database)]
     yield "hamming_histogram", (query, database, None, None)
     yield "hamming_histogram", (query, database, *labels)
     yield "hamming_hits", (query, database, 1000, *labels, None)
+    yield "hamming_hits", (*long, 30, labels[0][:2], labels[1][:LONG_ROWS], None)
     yield "hamming_range_count", (query, database, 24, allowed)
     limits = hamming_range(query, database, 24, allowed)[0]
     yield "hamming_range", (query, database, 24, limits, allowed)

@@ -1,8 +1,10 @@
 """What gpu_suite.sh asks of Python.
 
-python benchmarks/_suite.py environment   versions, device, backends, as JSON
+python benchmarks/_suite.py environment   versions, device, backends, as JSON; fails where a library
+                                          is missing
 python benchmarks/_suite.py architecture  the GPU's, as TORCH_CUDA_ARCH_LIST takes it
-python benchmarks/_suite.py unrunnable    test files that need a package this machine lacks
+python benchmarks/_suite.py tests         test files besides those of the kernels, in order; without
+                                          those that need a package this machine lacks
 python benchmarks/_suite.py operations    names of the operations, gradients last
 """
 
@@ -13,6 +15,9 @@ import sys
 from pathlib import Path
 
 from _rows import ROOT, commit, today
+
+KERNELS = ("test_ops", "test_hamming_cuda")
+FIRST = ("test_index_devices", "test_hamming", "test_index", "test_metrics")
 
 
 def imports(path: Path) -> list[str]:
@@ -47,6 +52,14 @@ def unrunnable(folder: Path = ROOT / "tests") -> dict[str, str]:
     return {str(path): package for path, package in found.items() if package}
 
 
+def other_tests(folder: Path = ROOT / "tests") -> list[str]:
+    """Runnable test files besides those of KERNELS. Time runs out, so those on a GPU are first."""
+    without = unrunnable(folder)
+    files = [path for path in sorted(folder.glob("test_*.py")) if path.stem not in KERNELS]
+    files.sort(key=lambda path: [not path.stem.startswith(first) for first in FIRST])
+    return [str(path) for path in files if str(path) not in without]
+
+
 def describe() -> dict:
     from hashfast import _ext
     from hashfast._environment import environment
@@ -67,13 +80,15 @@ def main(arguments: list[str]) -> int:
 
     match arguments:
         case ["environment"]:
-            print(json.dumps(describe(), indent=2))
+            found = describe()
+            print(json.dumps(found, indent=2))
+            return 1 if found["missing"] else 0
         case ["architecture"]:
             print("{}.{}".format(*torch.cuda.get_device_capability()))
-        case ["unrunnable"]:
+        case ["tests"]:
             for path, package in unrunnable().items():
                 print(f"{path} needs {package}", file=sys.stderr)
-                print(path)
+            print("\n".join(other_tests()))
         case ["operations"]:
             from hashfast.ops import OPS
 

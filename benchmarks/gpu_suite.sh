@@ -4,16 +4,17 @@
 #
 #   benchmarks/gpu_suite.sh OUT_FOLDER SECONDS
 #
-# Needs torch >= 2.11 with CUDA, a toolkit with nvcc, pytest, setuptools, ninja. PYTHON names the
-# interpreter (default python3), HASHFAST_COMMIT what to record where there is no git. A step that
-# fails or runs out of time leaves the results of the others alone; the exit status tells.
+# Needs torch >= 2.11 with CUDA, a toolkit with nvcc, pytest, hypothesis, setuptools, pybind11, ninja.
+# PYTHON names the interpreter (default python3), HASHFAST_COMMIT what to record where there is no
+# git. A step that fails or runs out of time leaves the results of the others alone; the exit status
+# tells.
 #
 # 500 seconds are enough on an H200 with 16 CPU cores. What takes longer is run by itself:
 # bench_search_gpu.py --set table3 and --set full.
 #
 # OUT_FOLDER receives: suite.log (steps and their output), build.log (with the kernels' registers),
-# environment.json, junit-kernels.xml, junit-rest.xml, gpu_verified.json, and rows of measurements:
-# instructions.csv, search.csv, metrics.csv, bench.csv.
+# environment.json, gpu_verified.json, and rows of measurements: instructions.csv, search.csv,
+# metrics.csv, bench.csv. Tests of kernels have logs of their own until they are done.
 set -u
 
 if [ $# -ne 2 ] || ! [[ $2 =~ ^[0-9]+$ ]]; then
@@ -30,8 +31,12 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 log=$out/suite.log
 status=0
 # What an earlier run left must not pass for a result of this one.
-rm -f "$out"/{suite.log,build.log,environment.json,junit-kernels.xml,junit-rest.xml} \
+rm -f "$out"/{suite.log,build.log,environment.json,gpu_verified.json} "$out"/tests-*.log \
     "$out"/{instructions,search,metrics,bench}.csv
+reports=$(mktemp -d) || exit 2
+trap 'rm -rf "$reports"' EXIT
+# An interpreter that is named by its path has its tools, such as ninja, beside it.
+PATH="$(dirname "$(command -v "$python")"):$PATH"
 
 say() { echo "[${SECONDS}s] $*" | tee -a "$log"; }
 left() { echo $((end > SECONDS ? end - SECONDS : 0)); }
@@ -47,7 +52,7 @@ step() {
         return 1
     fi
     say "$name (at most $limit s)"
-    # An interrupt lets pytest write its report and a benchmark keep its rows.
+    # An interrupt lets pytest say what failed and a benchmark keep its rows.
     timeout --signal=INT --kill-after=10 "$limit" "$@" >>"$file" 2>&1
     code=$?
     case $code in
@@ -66,19 +71,46 @@ say "GPU architecture $architecture"
 
 # From scratch: a kernel is recorded as verified by its sources, so no older library may serve.
 rm -rf build hashfast/_C.abi3.so hashfast/_C_cuda.abi3.so
-step build "$(percent 50)" "$out/build.log" env HASHFAST_CUDA=1 TORCH_CUDA_ARCH_LIST="$architecture" \
-    "$python" setup.py build_ext --inplace || tail -n 40 "$out/build.log" | tee -a "$log"
+build() { # NAME HASHFAST_CUDA
+    step "$1" "$(percent 50)" "$out/build.log" env HASHFAST_CUDA="$2" \
+        TORCH_CUDA_ARCH_LIST="$architecture" "$python" setup.py build_ext --inplace
+}
+if ! build build 1; then
+    tail -n 40 "$out/build.log" | tee -a "$log"
+    # One library that fails keeps the others back; Triton's kernels can still be tested.
+    build "build for the CPU alone" 0
+fi
 
 step environment "$(percent 20)" "$log" sh -c '"$0" benchmarks/_suite.py environment >"$1"' \
     "$python" "$out/environment.json"
 cat "$out/environment.json"
 
+# Tests use the GPU little, so all sets run at once, and in processes of their own: an error on the
+# GPU outlives whatever caused it. A set for each family of operations, as Triton compiles for long.
 pytest=("$python" -m pytest -m "not slow" -p no:cacheprovider -o junit_family=xunit2)
-step kernels "$(percent 40)" "$log" "${pytest[@]}" tests/test_ops.py -k cuda \
-    --junitxml="$out/junit-kernels.xml"
-# 1: some tests failed, which the report names; with any other status it is not whole.
-[ $? -le 1 ] && step verify "$(percent 20)" "$log" \
-    "$python" benchmarks/verify_gpu.py --junit "$out/junit-kernels.xml"
+share=$(percent 40)
+running=()
+tests() { # NAME ARGUMENTS...: of pytest
+    local name=tests-$1
+    shift
+    {
+        step "$name" "$share" "$out/$name.log" "${pytest[@]}" "$@" --junitxml="$reports/$name.xml"
+        code=$?
+        # 1: some tests failed, which the report names; with any other status it is not whole.
+        [ $code -le 1 ] || rm -f "$reports/$name.xml"
+        exit $code
+    } &
+    running+=($!)
+}
+operations=$("$python" benchmarks/_suite.py operations 2>>"$log")
+for family in $(sed 's/_.*//' <<<"$operations" | sort -u); do
+    tests "$family" tests/test_ops.py -k "cuda and $family"
+done
+tests sizes tests/test_hamming_cuda.py
+tests triton tests/test_triton_hamming.py -k "gpu or graph"
+for job in "${running[@]}"; do wait "$job" || status=1; done
+cat "$out"/tests-*.log >>"$log" && rm -f "$out"/tests-*.log
+step verify "$(percent 20)" "$log" "$python" benchmarks/verify_gpu.py --junit "$reports"/*.xml
 cp tests/gpu_verified.json "$out/"
 
 step "instruction rates" "$(percent 20)" "$log" \
@@ -94,19 +126,18 @@ step "searches of paper 004" "$share" "$log" "$python" benchmarks/bench_search_g
 step "benchmark of mAP" "$(percent 15)" "$log" \
     "$python" benchmarks/bench_metrics.py --device cuda --out "$out/metrics.csv"
 
-# An operation a process: an error on the GPU outlives whatever caused it.
-mapfile -t operations < <("$python" benchmarks/_suite.py operations 2>>"$log")
-if [ ${#operations[@]} -eq 0 ]; then
-    say "no operation could be listed: nothing is measured"
-    status=1
-fi
 reserve=$(percent 50) # for the sanitizer and the other tests
-for i in "${!operations[@]}"; do
-    share=$((($(left) - reserve) / (${#operations[@]} - i)))
-    step "benchmark of ${operations[i]}" "$share" "$log" \
-        "$python" benchmarks/bench_ops.py --device cuda --ops "${operations[i]}" \
+bench() { # SHARE NAME OPERATIONS...
+    local share=$1 name=$2
+    shift 2
+    step "$name" "$share" "$log" "$python" benchmarks/bench_ops.py --device cuda --ops "$@" \
         --seconds $((share * 2 / 3)) --out "$out/bench.csv"
-done
+}
+# shellcheck disable=SC2046 # names, a word each
+bench $((($(left) - reserve) / 2)) "benchmark of hamming operations" \
+    $(grep ^hamming <<<"$operations")
+# shellcheck disable=SC2046
+bench $(($(left) - reserve)) "benchmark of other operations" $(grep -v ^hamming <<<"$operations")
 
 sanitizer=$(PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin:/usr/local/cuda/compute-sanitizer" \
     command -v compute-sanitizer)
@@ -119,14 +150,11 @@ else
     say "memcheck, racecheck: skipped, there is no compute-sanitizer"
 fi
 
-ignored=(--ignore=tests/test_ops.py)
-while read -r file; do ignored+=("--ignore=$file"); done \
-    < <("$python" benchmarks/_suite.py unrunnable 2>>"$log")
-# Those of the searches first: time may run out.
-first=(tests/test_hamming*.py tests/test_index*.py tests/test_metrics*.py)
-step "other tests" "$(left)" "$log" "${pytest[@]}" "${first[@]}" tests "${ignored[@]}" --durations=5 \
-    --junitxml="$out/junit-rest.xml"
+# Named one by one: pytest sorts what a folder holds.
+others=$("$python" benchmarks/_suite.py tests 2>>"$log")
+# shellcheck disable=SC2086 # paths, a word each
+step "other tests" "$(left)" "$log" "${pytest[@]}" $others --durations=5
 
-grep -E '^(FAILED|ERROR|WRONG|MISSED|passed|note:|=+ (ERROR|RACECHECK))|(passed|failed).* in ' "$log"
+grep -E '^(FAILED|ERROR|WRONG|MISSED|passed|note:|=+ (ERROR|RACECHECK))|(passed|failed).* in ' "$log" | tail -n 80
 say "finished; results in $out"
 exit $status

@@ -1,7 +1,7 @@
 """Keep track of which GPU kernels have passed their tests on a GPU, and in which state.
 
-python benchmarks/verify_gpu.py                     say what is verified, changed, never verified
-python benchmarks/verify_gpu.py --junit report.xml  record the kernels whose tests were green
+python benchmarks/verify_gpu.py                   say what is verified, changed, never verified
+python benchmarks/verify_gpu.py --junit a.xml ... record the kernels whose tests were green
 
 tests/gpu_verified.json holds, for each kernel, the SHA-256 of its sources at its last green run on
 a GPU, with device, versions, commit and date; null means it never ran on one. Continuous
@@ -10,10 +10,12 @@ integration has no GPU, so this is how a changed kernel that nobody has run is n
 
 import argparse
 import hashlib
+import itertools
 import json
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ from _rows import ROOT, commit, today
 
 VERIFIED = ROOT / "tests" / "gpu_verified.json"
 CUDA, TRITON = "CUDA C++", "Triton"
+# Tests of whatever serves an operation, and further ones by how a kernel's name begins. Those of
+# Triton call the launchers themselves, so they tell of kernels that do not serve here, too.
+GENERIC = "test_ops"
+FURTHER = {"csrc/cuda/hamming_": "test_hamming_cuda", "kernels/hamming": "test_triton_hamming"}
 RECORD = ("sources", "device", "torch", "triton", "hashfast", "commit", "date")
 
 Records = dict[str, dict[str, Any] | None]
@@ -126,52 +132,68 @@ def concerns(records: Records, root: Path = ROOT) -> list[str]:
     return lines
 
 
-def green_operations(report: Path) -> set[str]:
-    """Operations whose tests on a CUDA device all passed, at least one of them, by a JUnit report.
+def green_operations(reports: Iterable[Path], operations: Set[str]) -> dict[str, set[str]]:
+    """Test file -> operations whose tests on a GPU all passed, at least one of them.
 
-    A test belongs to an operation when its parameters name the operation and `cuda`.
+    reports: JUnit, of pytest. A test's parameters name its operations; it is on a GPU when they
+    name `cuda`, or the test `gpu`. A failed one that names no operation is of all of its file's.
     """
-    passed, failed = set(), set()
-    for case in ElementTree.parse(report).iter("testcase"):
-        match = re.search(r"\[(.*)\]$", case.get("name", ""))
-        parameters = match.group(1).split("-") if match else []
-        if "cuda" not in parameters:
-            continue
+    passed: dict[str, set[str]] = {}
+    failed: dict[str, set[str]] = {}
+    for case in itertools.chain(
+        *(ElementTree.parse(report).iter("testcase") for report in reports)
+    ):
+        file = case.get("classname", "").rpartition(".")[2]
+        test, _, parameters = case.get("name", "").rstrip("]").partition("[")
+        words = set(parameters.split("-"))
+        named = words & operations
+        on_gpu = "cuda" in words or "gpu" in test
         if case.find("failure") is not None or case.find("error") is not None:
-            failed.update(parameters)
-        elif case.find("skipped") is None:
-            passed.update(parameters)
-    return passed - failed
+            if on_gpu or not named:
+                failed.setdefault(file, set()).update(named or operations)
+        elif on_gpu and case.find("skipped") is None:
+            passed.setdefault(file, set()).update(named)
+    return {file: names - failed.get(file, set()) for file, names in passed.items()}
 
 
-def operations_of(kernel: str, root: Path = ROOT) -> set[str]:
-    """Operations that a kernel file serves on this machine; empty if something else serves one."""
+def wanted(kernel: str, root: Path = ROOT) -> tuple[set[str], set[str]]:
+    """A kernel's operations, and the files whose tests of them say whether it is right.
+
+    No files where no test runs it on this machine: another kernel serves one of its operations.
+    """
     from hashfast.ops import OPS
 
     path = root / kernel
+    files = {file for begin, file in FURTHER.items() if kernel.startswith(begin)}
     if path.suffix == ".cu":
         names = set(re.findall(r'\bm\.impl\("(\w+)"', path.read_text()))
-        wanted = CUDA
+        backend = CUDA
     else:
         module = f"hashfast.kernels.{path.stem}:"
         names = {name for name, op in OPS.items() if (op.triton or "").startswith(module)}
-        wanted = TRITON
-    serving = {name for name in names if name in OPS and OPS[name].backend("cuda") == wanted}
-    return names if serving == names else set()
+        backend = TRITON
+    if all(name in OPS and OPS[name].backend("cuda") == backend for name in names):
+        return names, files | {GENERIC}
+    return names, files if backend == TRITON else set()
 
 
-def record_green(report: Path) -> list[str]:
-    """Update the file from a test run on this machine's GPU; returns the kernels that are green."""
+def is_green(kernel: str, green: dict[str, set[str]], root: Path = ROOT) -> bool:
+    names, files = wanted(kernel, root)
+    return bool(names and files) and all(names <= green.get(file, set()) for file in files)
+
+
+def record_green(reports: Iterable[Path]) -> list[str]:
+    """Update the file from test runs on this machine's GPU; returns the kernels that are green."""
     from hashfast._environment import environment
+    from hashfast.ops import OPS
 
-    green = green_operations(report)
+    green = green_operations(reports, set(OPS))
     found = environment("cuda")
     stamp = {key: found[key] for key in ("device", "torch", "triton", "hashfast")}
     records: Records = dict.fromkeys(kernel_files()) | load()
     updated = []
     for kernel in kernel_files():
-        operations = operations_of(kernel)
-        if operations and operations <= green:
+        if is_green(kernel, green):
             records[kernel] = {
                 "sources": digests(kernel),
                 **stamp,
@@ -187,7 +209,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--junit", type=Path, help="JUnit report of tests/test_ops.py on a GPU")
+    files = ", ".join(f"tests/{name}.py" for name in (GENERIC, *FURTHER.values()))
+    parser.add_argument("--junit", type=Path, nargs="+", help=f"reports on a GPU of {files}")
     options = parser.parse_args(arguments)
     if options.junit:
         updated = record_green(options.junit)

@@ -6,6 +6,8 @@ fallen out of step with the files.
 
 import hashlib
 import json
+import re
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -16,6 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import verify_gpu  # noqa: E402
+
+from hashfast import _environment  # noqa: E402
+from hashfast.ops import OPS  # noqa: E402
+from hashfast.ops._op import Op  # noqa: E402
+
+STAMP = ("device", "torch", "triton", "hashfast")
 
 
 def test_every_kernel_is_covered_and_its_state_reported():
@@ -93,18 +101,116 @@ def test_malformed_record(content, message, tmp_path):
         verify_gpu.load(path)
 
 
-def test_green_needs_a_passed_test_on_cuda_and_no_failed_one(tmp_path):
-    report = tmp_path / "junit.xml"
-    report.write_text(
-        """<testsuites><testsuite>
-        <testcase name="test_value[scan-torch.float32-cuda]"/>
-        <testcase name="test_value[scan-torch.float16-cuda]"><skipped/></testcase>
-        <testcase name="test_value[mean-torch.float32-cuda]"/>
-        <testcase name="test_strided_inputs[mean-cuda]"><failure/></testcase>
-        <testcase name="test_value[sort-torch.float32-cpu]"/>
-        <testcase name="test_strided_inputs[pick-cuda]"><skipped/></testcase>
-        <testcase name="test_opcheck"/>
-        </testsuite></testsuites>"""
+def report_of(path, **files):
+    """A JUnit report: for each file its tests, (name, outcome)."""
+    cases = "".join(
+        f'<testcase classname="tests.{file}" name="{name}">{outcome and f"<{outcome}/>"}</testcase>'
+        for file, tests in files.items()
+        for name, outcome in tests
     )
+    path.write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
+    return path
+
+
+def test_green_needs_a_passed_test_on_a_gpu_and_no_failed_one(tmp_path):
     operations = {"scan", "mean", "sort", "pick"}
-    assert verify_gpu.green_operations(report) & operations == {"scan"}
+    one = report_of(
+        tmp_path / "one.xml",
+        test_ops=[
+            ("test_value[scan-torch.float32-cuda]", ""),
+            ("test_value[scan-torch.float16-cuda]", "skipped"),
+            ("test_value[mean-torch.float32-cuda]", ""),
+            ("test_strided_inputs[mean-cuda]", "failure"),
+            ("test_value[sort-torch.float32-cpu]", ""),
+            ("test_strided_inputs[pick-cuda]", "skipped"),
+            ("test_opcheck[scan]", "failure"),  # on a CPU
+            ("test_opcheck", ""),
+        ],
+    )
+    two = report_of(
+        tmp_path / "two.xml",
+        test_launchers=[("test_on_a_gpu[sort]", ""), ("test_on_a_gpu[pick]", "error")],
+        test_others=[("test_on_a_gpu[sort]", ""), ("test_it_compiles", "failure")],
+    )
+    green = {"test_ops": {"scan"}, "test_launchers": {"sort"}, "test_others": set()}
+    assert verify_gpu.green_operations([one, two], operations) == green
+    assert verify_gpu.green_operations([two], operations).keys() == {
+        "test_launchers",
+        "test_others",
+    }
+
+
+OPERATIONS = {"hamming_topk", "hamming_histogram", "hamming_range_count", "hamming_range"}
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Makes a backend serve every operation on a GPU."""
+
+    def by(backend):
+        monkeypatch.setattr(Op, "backend", lambda self, device: backend)
+
+    return by
+
+
+def test_kernels_for_searches_need_more_than_the_generic_tests(serve):
+    kernel, both = "csrc/cuda/hamming_range.cu", {"hamming_range", "hamming_range_count"}
+    serve("CUDA C++")
+    assert verify_gpu.wanted(kernel) == (both, {"test_ops", "test_hamming_cuda"})
+    assert verify_gpu.is_green(kernel, {"test_ops": both, "test_hamming_cuda": OPERATIONS})
+    assert not verify_gpu.is_green(
+        kernel, {"test_ops": both, "test_hamming_cuda": {"hamming_range"}}
+    )
+    assert not verify_gpu.is_green(kernel, {"test_ops": both})
+    serve("Triton")
+    assert not verify_gpu.is_green(kernel, {"test_ops": both, "test_hamming_cuda": both})
+
+
+def test_triton_kernels_that_do_not_serve_are_green_by_their_launchers(serve):
+    kernel, launched = "kernels/hamming.py", {"test_triton_hamming": OPERATIONS}
+    serve("CUDA C++")
+    assert verify_gpu.wanted(kernel) == (OPERATIONS, {"test_triton_hamming"})
+    assert verify_gpu.is_green(kernel, launched)
+    assert not verify_gpu.is_green(kernel, {"test_ops": OPERATIONS})
+    assert not verify_gpu.is_green("kernels/class_mmd.py", {"test_ops": set(OPS)})
+    serve("Triton")
+    assert not verify_gpu.is_green(kernel, launched)
+    assert verify_gpu.is_green(kernel, launched | {"test_ops": OPERATIONS})
+    assert verify_gpu.is_green("kernels/class_mmd.py", {"test_ops": set(OPS)})
+
+
+def test_further_tests_name_what_they_test_on_a_gpu():
+    """As `green_operations` reads the names; on a machine with a GPU they are not skipped."""
+    files = [f"tests/{file}.py" for file in verify_gpu.FURTHER.values()]
+    collect = ["-m", "pytest", "--collect-only", "-q", "-o", "addopts=", "-p", "no:cacheprovider"]
+    collected = subprocess.run(
+        [sys.executable, *collect, *files], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    searches = {name for name in OPS if name.startswith("hamming")}
+    named = {
+        (file, operation)
+        for file, test, parameters in re.findall(r"/(\w+)\.py::(\w+)\[(.+)\]", collected)
+        for operation in searches & set(parameters.split("-"))
+        if "gpu" in test or "cuda" in parameters.split("-")
+    }
+    assert named == {(file, name) for file in verify_gpu.FURTHER.values() for name in searches}
+
+
+def test_recorded_is_what_reports_say(serve, tmp_path, monkeypatch, capsys):
+    serve("CUDA C++")
+    monkeypatch.setattr(verify_gpu, "VERIFIED", tmp_path / "gpu_verified.json")
+    monkeypatch.setattr(verify_gpu.load, "__defaults__", (verify_gpu.VERIFIED,))
+    monkeypatch.setattr(verify_gpu.save, "__defaults__", (verify_gpu.VERIFIED,))
+    monkeypatch.setattr(_environment, "environment", lambda device: dict.fromkeys(STAMP, "some"))
+    verify_gpu.save({})
+    found = [(f"test_all[{name}-cuda]", "") for name in OPS]
+    reports = [
+        report_of(tmp_path / f"{file}.xml", **{file: found})
+        for file in ("test_ops", "test_hamming_cuda")
+    ]
+    failed = [("test_on_a_gpu[hamming_hits]", ""), ("test_in_a_graph", "failure")]
+    reports.append(report_of(tmp_path / "three.xml", test_triton_hamming=failed))
+    assert verify_gpu.main(["--junit", *map(str, reports)]) == 0
+    green = {name for name, record in verify_gpu.load().items() if record}
+    assert green == {name for name in verify_gpu.kernel_files() if name.endswith(".cu")}
+    assert "csrc/cuda/hamming_topk.cu: verified" in capsys.readouterr().out
