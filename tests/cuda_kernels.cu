@@ -32,17 +32,16 @@ void start_all(const TopK& top, const TopKPlan& plan, const HistogramSearch& his
   find_hits.place(launch, top.distances);
 }
 
-// Shared memory of a processor, and what of it a block may have, of 8.0 and of 8.6 and 8.9; each
-// block takes 1 KB more.
-constexpr size_t kOfProcessor = 164 * 1024, kOfBlock = 99 * 1024, kMore = 1024;
+// Shared memory of a processor of 8.0, of which each block takes 1 KB more.
+constexpr size_t kOfProcessor = 164 * 1024, kMore = 1024;
 template <class Shape>
 constexpr bool fits =
-    Shape::kShared <= kOfBlock && Shape::kBlocks * (Shape::kShared + kMore) <= kOfProcessor;
+    Shape::kShared <= kSharedMemory && Shape::kBlocks * (Shape::kShared + kMore) <= kOfProcessor;
 static_assert(fits<MmaShape<1, 1, 1>> && fits<MmaShape<1, 1, 4>>);
 static_assert(fits<MmaShape<2, 1, 1>> && fits<MmaShape<2, 1, 4>>);
 static_assert(fits<MmaShape<2, 2, 1>> && fits<MmaShape<2, 2, 2>>);
 static_assert(fits<MmaShape<2, 4, 1>> && fits<MmaShape<2, 4, 2>>);
 static_assert(fits<MmaShape<2, 8, 1>>);
-static_assert(sizeof(Key) * kSortedInShared <= kOfBlock);
+static_assert(sizeof(Key) * kSortedInShared <= kSharedMemory);
 
 }  // namespace hashfast

@@ -21,7 +21,7 @@ import instruction_rates  # noqa: E402
 import scan_instructions  # noqa: E402
 
 KERNELS = Path(__file__).with_name("cuda_kernels.cu")
-ARCHITECTURES = ("80", "90", "100")
+ARCHITECTURES = ("75", "80", "90", "100")
 TENSOR_CORES = ("80", "90")  # that multiply single bits
 REGISTERS, WARP = 65536, 32  # of a processor; they are given to a warp 8 a thread at a time
 STATIC_SHARED = 48 * 1024

@@ -272,7 +272,7 @@ def test_every_block_has_its_turn(cuda):
         (0, 32, 0, "1 .. .* by 65535 by 65535 blocks, not 0 by 1 by 1"),
         (1, 0, 0, "1 .. 1024 threads, not 0"),
         (1, 1025, 0, "1 .. 1024 threads, not 1025"),
-        (1, 32, 227 * 1024 + 1, "at most 232448 bytes of shared memory, not 232449"),
+        (1, 32, 48 * 1024 + 1, "at most 49152 bytes of shared memory, not 49153"),
     ],
 )
 def test_launches_that_cuda_refuses(cuda, blocks, threads, shared, message):

@@ -11,3 +11,10 @@
 #else
 #include "cuda_on_cpu.h"
 #endif
+
+namespace hashfast {
+
+// Shared memory that a block asks for at most: every GPU gives it, beside static variables.
+constexpr size_t kSharedMemory = 40 * 1024;
+
+}  // namespace hashfast

@@ -7,6 +7,16 @@ namespace hashfast {
 
 constexpr unsigned kFullWarp = ~0u;
 
+__host__ __device__ constexpr int64_t parts(int64_t all, int64_t each) {
+  return (all + each - 1) / each;
+}
+
+template <class Number>
+__device__ __forceinline__ Number warp_sum(Number value) {
+  for (int step = 16; step; step /= 2) value += __shfl_xor_sync(kFullWarp, value, step);
+  return value;
+}
+
 // Distance and row in one number, which orders as they do.
 using Key = unsigned long long;
 constexpr int kRowBits = 40;

@@ -86,7 +86,7 @@ struct Finds {
   unsigned* entries;
 
   explicit __device__ Finds(unsigned* words) : number(words), entries(words + 1) {}
-  // Whether there is room.
+  // Adds one; whether there was room.
   __device__ __forceinline__ bool add(unsigned query, unsigned row) const {
     const unsigned place = atomicAdd(number, 1u);
     if (place < kRoom) entries[place] = query << 16 | row;
@@ -141,8 +141,8 @@ __device__ __forceinline__ int lowest_limit(const volatile unsigned* counts, int
   return last + 1;
 }
 
-// A block's part of the search: a chunk, and some queries. Their chunks are those from ticket
-// first_ticket on.
+// A block's part of the search: a chunk, and some queries, the first chunk of which is that of
+// ticket first_ticket.
 struct Turn {
   int64_t first_query;
   unsigned chunk;
@@ -182,8 +182,8 @@ __device__ __forceinline__ void settle(const PackedCodes& queries, const PackedC
     const int last = static_cast<int>(__ldcg(&filter.limits[query]) >> 32);
     const int lowest = lowest_limit(filter.counts + query * filter.bins, last, filter.k);
     if (lowest > last) continue;
-    // Whatever was counted lies in chunks taken before they are counted here: a chunk is searched
-    // when its ticket has come back, and what is found there is counted after that.
+    // Whatever was counted lies in chunks that were taken before: a ticket has come back from
+    // memory, so it is taken for all, before its chunk is searched and what is found there counted.
     __threadfence();
     const unsigned chunk = atomicAdd(filter.taken, 0u) - turn.first_ticket;
     atomicMin(&filter.limits[query], make_limit(lowest, chunk));

@@ -18,8 +18,7 @@ namespace hashfast {
 namespace histogram {
 
 constexpr int kThreads = 256, kQueries = 4;
-constexpr size_t kShared = 40 * 1024;  // what every GPU gives a block
-constexpr int64_t kLeastRows = 4096;   // of a block: emptying its counters takes as long as 1000
+constexpr int64_t kLeastRows = 4096;  // of a block: emptying its counters takes as long as 1000
 
 // Rows of a thread that are read before any is counted: as many as registers can hold.
 template <class Format, bool Labelled>
@@ -30,7 +29,7 @@ constexpr int kSteps = !Format::kWhole                                 ? 1
 // Counters of a distance, a power of 2: as many as there is room for.
 inline int columns_of(int bins) {
   int columns = 32;
-  while (columns && columns * bins * kQueries * sizeof(unsigned) > kShared) columns /= 2;
+  while (columns && columns * bins * kQueries * sizeof(unsigned) > kSharedMemory) columns /= 2;
   return columns;
 }
 

@@ -30,11 +30,11 @@ __global__ void __launch_bounds__(ordered::kMostWarps* ordered::kWarp)
 #pragma unroll
     for (int step = 0; step < kSteps<Format>; ++step) {
       const bool here = found[step] == border.cut;
-      const unsigned rows = __ballot_sync(~0u, here);
+      const unsigned rows = __ballot_sync(kFullWarp, here);
       bool related[1] = {false};
       if (here && __popc(rows & ((1u << share.lane) - 1)) < static_cast<int>(min(left, 32u)))
         labels.share(base + step * kWarp + share.lane, related);
-      hits += __popc(__ballot_sync(~0u, related[0]));
+      hits += __popc(__ballot_sync(kFullWarp, related[0]));
       left -= min(left, static_cast<unsigned>(__popc(rows)));
     }
   }
@@ -51,15 +51,15 @@ static __global__ void __launch_bounds__(1024)
     const int64_t query = tile + threadIdx.x;
     int64_t through = query < q ? totals[query] : 0;
     for (int step = 1; step < ordered::kWarp; step *= 2) {
-      const int64_t other = __shfl_up_sync(~0u, through, step);
+      const int64_t other = __shfl_up_sync(kFullWarp, through, step);
       if (lane >= step) through += other;
     }
     __syncthreads();
     if (lane == ordered::kWarp - 1) sums[warp] = through;
     __syncthreads();
     const int64_t other = sums[lane];
-    through += before + rows::warp_sum(lane < warp ? other : 0);
-    before += rows::warp_sum(other);
+    through += before + warp_sum(lane < warp ? other : 0);
+    before += warp_sum(other);
     if (query < q) limits[query + 1] = through;
   }
   if (threadIdx.x == 0) limits[0] = 0;
@@ -121,7 +121,7 @@ class HitFind {
   void place(const Launch& launch, int* ranks) const {
     const ordered::Output output{nullptr, nullptr, ranks, limits_, 0};
     ordered::for_groups(job_, [&](const ordered::Job& job, int64_t queries) {
-      if (queries < job_.q) count(launch, job, queries);  // the last group's are left
+      if (queries < job_.q) count(launch, job, queries);  // those of a single group are still there
       ordered::place<true>(launch, job, queries, k_, output);
     });
   }

@@ -15,10 +15,9 @@
 namespace hashfast {
 namespace ordered {
 
-constexpr int kWarp = 32, kMostWarps = 8;       // a block of count_rows and place_rows
-constexpr int kScanThreads = 1024, kItems = 8;  // a block of make_starts, and entries of a thread
-constexpr int kFar = kPaddingDistance;          // the distance of rows that do not count, too
-constexpr size_t kShared = 40 * 1024;           // what every GPU gives a block
+constexpr int kWarp = 32, kMostWarps = 8;         // a block of count_rows and place_rows
+constexpr int kStartsThreads = 1024, kItems = 8;  // a block of make_starts, and entries of a thread
+constexpr int kFar = kPaddingDistance;            // the distance of rows that do not count, too
 constexpr int64_t kWorkspace = int64_t{256} << 20;
 constexpr int64_t kLeastRows = 512;  // of a segment: its counters take as long as so many
 // Warps of a multiprocessor that keep its memory busy with 4 codes a lane, and segments that keep
@@ -64,7 +63,6 @@ struct Output {
 
 constexpr int64_t kUnlimited = 0xFFFFFFFF;  // rows are fewer than 2^32
 
-constexpr int64_t parts(int64_t all, int64_t each) { return (all + each - 1) / each; }
 constexpr size_t round_up(size_t bytes) { return (bytes + 15) / 16 * 16; }
 
 // Cuts a search into segments and groups of queries, whose entries take about `workspace` bytes at
@@ -81,8 +79,8 @@ inline void plan(Job& job, int processors, int64_t workspace) {
                                   std::max<int64_t>(job.q, 1));
   const size_t counters = job.bins * static_cast<size_t>(entry);
   job.warps = kMostWarps;
-  while (job.warps > 1 && job.warps * counters > kShared) job.warps /= 2;
-  job.in_shared = counters <= kShared;
+  while (job.warps > 1 && job.warps * counters > kSharedMemory) job.warps /= 2;
+  job.in_shared = counters <= kSharedMemory;
   if (!job.in_shared) job.warps = kMostWarps;
 }
 
@@ -205,7 +203,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp) count_rows(const Job job, i
 // being the total; and it is found where the ranking reaches k rows. `padded` results are filled
 // up. Queries' totals are written where there is room for them.
 template <bool Padded>
-__global__ void __launch_bounds__(kScanThreads, 1)
+__global__ void __launch_bounds__(kStartsThreads, 1)
     make_starts(const Job job, unsigned k, const Output padded, int64_t* totals) {
   __shared__ unsigned sums[kWarp];
   __shared__ Border border;
@@ -229,15 +227,15 @@ __global__ void __launch_bounds__(kScanThreads, 1)
     unsigned through = sum;  // of this warp's lanes up to this one
 #pragma unroll
     for (int step = 1; step < kWarp; step *= 2) {
-      const unsigned other = __shfl_up_sync(~0u, through, step);
+      const unsigned other = __shfl_up_sync(kFullWarp, through, step);
       if (lane >= step) through += other;
     }
     __syncthreads();
     if (lane == kWarp - 1) sums[warp] = through;
     __syncthreads();
     const unsigned other = sums[lane];
-    unsigned start = before + through - sum + rows::warp_sum(lane < warp ? other : 0);
-    before += rows::warp_sum(other);
+    unsigned start = before + through - sum + warp_sum(lane < warp ? other : 0);
+    before += warp_sum(other);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       if (mine + i >= entries) break;
@@ -282,7 +280,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
       counters.rows[d] = start;
       if constexpr (Labelled) counters.related[d] = starts[job.entries() + 1 + d * job.segments];
     }
-    left = rows::warp_sum(left);
+    left = warp_sum(left);
     __syncwarp();
   }
 
@@ -297,13 +295,13 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
     for (int step = 0; step < kSteps<Format>; ++step) {
       const int64_t row = base + step * kWarp + share.lane;
       const int d = found[step];
-      const unsigned hits = __ballot_sync(~0u, d <= cut);
+      const unsigned hits = __ballot_sync(kFullWarp, d <= cut);
       if (!hits) continue;
       bool related[1] = {false};
       unsigned relevant = 0;
       if constexpr (Labelled) {
         if (d <= cut) labels.share(row, related);
-        relevant = __ballot_sync(~0u, related[0]);
+        relevant = __ballot_sync(kFullWarp, related[0]);
       }
       bool placed = false;
       if (d <= cut) {
@@ -327,7 +325,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
           output.ids[to + position] = row;
         }
       }
-      left -= __popc(__ballot_sync(~0u, placed));
+      left -= __popc(__ballot_sync(kFullWarp, placed));
       __syncwarp();  // the next step reads the counters
     }
   }
@@ -362,7 +360,7 @@ void count(const Launch& launch, const Job& job, int64_t queries, int64_t k, con
   });
   const int64_t warps = parts(job.entries(), kWarp * kItems);
   launch(make_starts<Padded>, dim3(static_cast<unsigned>(queries), job.kinds),
-         static_cast<int>(std::min<int64_t>(warps * kWarp, kScanThreads)), 0, job, clamped(k),
+         static_cast<int>(std::min<int64_t>(warps * kWarp, kStartsThreads)), 0, job, clamped(k),
          padded, totals);
 }
 

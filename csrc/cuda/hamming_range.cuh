@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(ordered::kMostWarps* ordered::kWarp)
   }
 #pragma unroll
   for (int j = 0; j < kQueries; ++j) {
-    const unsigned all = rows::warp_sum(within[j]);
+    const unsigned all = warp_sum(within[j]);
     if (lane == 0 && all && first + j < q) atomicAdd(&counts[first + j], all);
   }
 }
@@ -129,7 +129,8 @@ class RangeFind {
     if (job_.bins == 0) return;
     const ordered::Output output{distances, ids, nullptr, limits_, 0};
     ordered::for_groups(job_, [&](const ordered::Job& job, int64_t queries) {
-      if (queries < job_.q) count(launch, job, queries, nullptr);  // the last group's are left
+      if (queries < job_.q)
+        count(launch, job, queries, nullptr);  // those of a single group are still there
       ordered::place<false>(launch, job, queries, ordered::kUnlimited, output);
     });
   }

@@ -77,10 +77,4 @@ class QueryCodes {
   int words_;
 };
 
-template <class Number>
-__device__ __forceinline__ Number warp_sum(Number value) {
-  for (int step = 16; step; step /= 2) value += __shfl_xor_sync(~0u, value, step);
-  return value;
-}
-
 }  // namespace hashfast::rows

@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kSampleThreads)
     const int held = static_cast<int>(min(rows - 8 * i, int64_t{8}));
     count += __popc(allowed[i] >> (8 - held));
   }
-  for (int step = 16; step > 0; step /= 2) count += __shfl_xor_sync(kFullWarp, count, step);
+  count = warp_sum(count);
   if (threadIdx.x % 32 == 0) atomicAdd(total, static_cast<unsigned long long>(count));
 }
 

@@ -308,6 +308,7 @@ __global__ void __launch_bounds__(kScanThreads, MmaShape<kRegisters, kSteps, kTi
         if (!finds.add(at, found))
           record_found(queries, database, filter, turn, first_row, touched, at, found);
       }
+      __syncwarp();  // products are those of a whole warp
     }
     if (following < tickets) fetch_limits(next);  // as late as can be
     if (threadIdx.x == 0) slot[0] = taken;

@@ -148,8 +148,6 @@ void sample(const Launch& launch, const PackedCodes& queries, const PackedCodes&
          plan.sample, copies, filter);
 }
 
-inline int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
-
 template <int kRegisters, int kSteps, int kTiles, int kCodeWords, class Launch>
 void scan_mma(const Launch& launch, const PackedCodes& queries, const PackedCodes& database,
               const uint8_t* allowed, const Chunks& chunks, const Filter& filter) {

@@ -5,8 +5,8 @@
 
 #include <tuple>
 
-#include "../checks.h"
 #include "hamming_search.cuh"
+#include "hamming_tensors.h"
 #include "launch.cuh"
 
 namespace hashfast {
@@ -16,8 +16,7 @@ std::tuple<Tensor, Tensor> hamming_topk(const Tensor& query, const Tensor& datab
                                         const std::optional<Tensor>& allowed) {
   check_codes("hamming_topk", query, database);
   STD_TORCH_CHECK(k >= 1, "hamming_topk: k is ", k, "; it must be at least 1");
-  STD_TORCH_CHECK(database.size(0) <= int64_t{0xFFFFFFFF},
-                  "hamming_topk: more than 2^32 - 1 codes; search them in parts");
+  check_rows("hamming_topk", database);
   const Allowed bitmap("hamming_topk", allowed, database);
   const torch::stable::accelerator::DeviceGuard guard(query.get_device_index());
   const Tensor query_rows = torch::stable::contiguous(query);
@@ -30,8 +29,8 @@ std::tuple<Tensor, Tensor> hamming_topk(const Tensor& query, const Tensor& datab
 
   const Launch launch(query_rows);
   const TopKPlan plan(q, n, bytes, k, launch.multiplies_bits(), launch.processors());
-  Tensor workspace = torch::stable::new_empty(
-      query_rows, {static_cast<int64_t>(top_k_bytes(plan, n, bytes, k, launch.processors()))});
+  Tensor workspace =
+      workspace_like(query_rows, top_k_bytes(plan, n, bytes, k, launch.processors()));
   top_k(launch,
         TopK{query_rows.const_data_ptr<uint8_t>(), database_rows.const_data_ptr<uint8_t>(),
              bitmap.bits(), q, n, bytes, k, distances.mutable_data_ptr<int32_t>(),

@@ -19,24 +19,16 @@ class Launch {
     STD_CUDA_CHECK(cudaGetDevice(&device_));
   }
 
-  // Starts kernel(arguments...) by `threads` a block. Throws where the GPU has too little shared
-  // memory for it.
+  // Starts kernel(arguments...) by `threads` a block, with at most kSharedMemory bytes.
   template <class... Parameters, class... Arguments>
   void operator()(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared,
                   Arguments... arguments) const {
-    if (shared > kSharedAtOnce) {
-      const int most = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-      STD_TORCH_CHECK(shared <= size_t(most), "this needs ", shared,
-                      " bytes of shared memory a block and the GPU has ", most,
-                      ": search these codes on the CPU");
-      STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                          static_cast<int>(shared)));
-    }
     kernel<<<grid, threads, shared, stream_>>>(static_cast<Parameters>(arguments)...);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
 
   void zero(void* data, size_t bytes) const {
+    if (bytes == 0) return;
     STD_CUDA_CHECK(cudaMemsetAsync(data, 0, bytes, stream_));
   }
 
@@ -49,9 +41,6 @@ class Launch {
   }
 
  private:
-  // What every device gives a block without being asked, less room for static variables.
-  static constexpr size_t kSharedAtOnce = 40 * 1024;
-
   int attribute(cudaDeviceAttr which) const {
     int value = 0;
     STD_CUDA_CHECK(cudaDeviceGetAttribute(&value, which, device_));

@@ -102,7 +102,7 @@ class Machine {
 
  private:
   static void check(dim3 grid, int threads, size_t shared) {
-    constexpr size_t kMost = 227 * 1024;
+    constexpr size_t kMost = 48 * 1024;
     std::ostringstream out;
     if (grid.x - 1 > 0x7ffffffe || grid.y - 1 > 65534 || grid.z - 1 > 65534)
       out << "a grid has 1 .. 2^31 - 1 by 65535 by 65535 blocks, not " << grid.x << " by " << grid.y
