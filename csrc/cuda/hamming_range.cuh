@@ -68,18 +68,18 @@ template <class Launch>
 void range_count(const Launch& launch, const RangeSearch& search, int64_t* counts) {
   launch.zero(counts, search.q * sizeof(int64_t));
   if (search.q == 0 || search.n == 0 || search.radius < 0) return;
-  const int64_t groups = ordered::parts(search.q, range::kQueries);
-  const int64_t most = ordered::parts(search.n, ordered::kLeastRows);
+  const int64_t groups = parts(search.q, range::kQueries);
+  const int64_t most = parts(search.n, ordered::kLeastRows);
   const int64_t wanted = 2 * ordered::kWarpsEach * launch.processors() / groups;
   // Fewer than 2^31 rows a segment, whose counts are 32 bits.
   const int64_t least = (search.n >> 31) + 1;
   const int64_t segments = std::max(std::clamp<int64_t>(wanted, 1, most), least);
-  const int64_t rows_each = ordered::parts(search.n, segments);
+  const int64_t rows_each = parts(search.n, segments);
   const int64_t warps = groups * segments;
   const auto radius = static_cast<int>(std::min<int64_t>(search.radius, 8 * search.bytes));
   rows::with_format(search.queries, search.database, search.bytes, [&](auto format) {
     launch(range::count_within<decltype(format)>,
-           dim3(static_cast<unsigned>(ordered::parts(warps, ordered::kMostWarps))),
+           dim3(static_cast<unsigned>(parts(warps, ordered::kMostWarps))),
            ordered::kMostWarps * ordered::kWarp, 0, search.queries, search.database, search.allowed,
            search.q, search.n, search.bytes, radius, groups, rows_each,
            reinterpret_cast<unsigned long long*>(counts));
