@@ -13,8 +13,10 @@ LIBRARY := hashfast/_C.abi3.so
 demo: build
 	$(BIN)/hashfast demo --out demo
 
+# As many processes as there are cores and memory for (tests/conftest.py); ARGS="-n 0" is one. Each
+# starts with neighbouring tests, which share fixtures, and takes over from others when it is done.
 test: build data
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 # Libraries that want other versions, or bring much along, have environments of their own.
 test-milvus test-ray: test-%: build .venv-%/.dependencies

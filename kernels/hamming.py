@@ -177,16 +177,36 @@ def range_count(query: Tensor, database: Tensor, radius: int, allowed: Tensor | 
     return _within(Scan(query, database, allowed), _no_wider(radius, query))[0].sum(1)
 
 
+def _total(limits: Tensor, counts: Tensor) -> int:
+    """The last of limits int64 [q + 1], which are refused unless they are those of counts [q]."""
+    if limits.dtype != torch.int64 or limits.shape != (len(counts) + 1,):
+        raise RuntimeError(f"hamming_range: limits must be int64 [{len(counts) + 1}]")
+    wrong = (limits[0] != 0) | (limits[1:] < limits[:-1]).any()
+    others = (limits.diff() != counts).any()
+    total, is_wrong, is_other = torch.stack([limits[-1], wrong, others]).tolist()
+    if is_wrong:
+        raise RuntimeError("hamming_range: limits must start at 0 and not decrease")
+    if is_other:
+        raise RuntimeError("hamming_range: limits are not those of these codes and this radius")
+    return total
+
+
 def range_fill(
     query: Tensor, database: Tensor, radius: int, limits: Tensor, allowed: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """(distances int32, ids int64) as the reference in hashfast/ops/hamming.py."""
-    total = int(limits[-1])
-    keys = query.new_empty(total, dtype=torch.int64)
-    if not total:
+    """(distances int32, ids int64) as the reference in hashfast/ops/hamming.py.
+
+    Raises RuntimeError when limits are others than those of the hits, as the other versions do.
+    """
+    if not len(query) or not len(database):
+        keys = query.new_empty(_total(limits, query.new_zeros(len(query))), dtype=torch.int64)
         return keys.int(), keys
     scan, radius = Scan(query, database, allowed), _no_wider(radius, query)
     counts, segments, rows_each = _within(scan, radius)
+    total = _total(limits, counts.sum(1))
+    keys = query.new_empty(total, dtype=torch.int64)
+    if not total:
+        return keys.int(), keys
     starts = limits[:-1, None] + before(counts)
     cuts = counts.new_full((len(query),), radius + 1, dtype=torch.int32)
     _place(scan, keys, segments, rows_each, cuts, starts)

@@ -1,17 +1,18 @@
 """Kernels in CUDA C++ without a GPU: compiled for the CPU with `cuda_on_cpu/`, called by ctypes."""
 
 import ctypes
+import fcntl
 import functools
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 TESTS = Path(__file__).parent
+FOLDER = None  # for the compiled kernels: one of the whole run (conftest.py)
 COMPILE = (
     "c++", "-std=c++20", "-O2", "-shared", "-fPIC",
     "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-psabi",
@@ -56,15 +57,32 @@ def _argument(value):
     return ctypes.c_double(value) if isinstance(value, float) else ctypes.c_int64(value)
 
 
+def at(array, offset):
+    """The same rows, `offset` bytes after an address that every vector could be read from."""
+    room = np.empty(array.nbytes + 16 + offset, np.uint8)
+    start = -room.ctypes.data % 16 + offset
+    out = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    out[...] = array
+    return out
+
+
 @functools.cache
 def library(name):
-    """Compiles `cuda_on_cpu/<name>` once; skips the test where that is impossible."""
+    """Compiles `cuda_on_cpu/<name>` once a run; skips the test where that is impossible."""
     if not sys.platform.startswith("linux") or shutil.which(COMPILE[0]) is None:
         pytest.skip("needs Linux and a C++ compiler")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "library.so"
-        command = (*COMPILE, str(TESTS / "cuda_on_cpu" / name), "-o", str(path))
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-5000:]
-        assert not done.stderr, done.stderr[-5000:]
-        return Library(path)
+    path = FOLDER / f"{name}.so"
+    with open(FOLDER / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be at it
+        if not path.exists():
+            _compile(TESTS / "cuda_on_cpu" / name, path)
+    return Library(path)
+
+
+def _compile(source, path):
+    unfinished = path.with_suffix(".unfinished")
+    command = (*COMPILE, str(source), "-o", str(unfinished))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert not done.stderr, done.stderr[-5000:]
+    unfinished.rename(path)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from emulated import library
+from emulated import at, library
 from hamming_oracle import all_distances
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,15 +39,6 @@ def machine_of(machine, mma=True):
     return {
         "seed": seed, "resident": resident, "processors": processors, "multiplies_bits": mma
     }  # fmt: skip
-
-
-def at(array, offset):
-    """The same rows, `offset` bytes after an address that every vector could be read from."""
-    room = np.empty(array.nbytes + 16 + offset, np.uint8)
-    start = -room.ctypes.data % 16 + offset
-    out = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    out[...] = array
-    return out
 
 
 def bits_of(allowed):

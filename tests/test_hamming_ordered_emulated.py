@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from emulated import library
+from emulated import at, library
 from hamming_oracle import PADDING_DISTANCE, PADDING_ID, brute_force, brute_force_range
 
 from hashfast.ops._op import OPS
@@ -21,15 +21,6 @@ def kernels():
 def call(kernels, name, *arguments, machine=(0, 1, 3)):
     seed, resident, processors = machine
     kernels.call(name, *arguments, seed=seed, resident=resident, processors=processors)
-
-
-def at(array, offset):
-    """The same rows, `offset` bytes after an address that every vector could be read from."""
-    room = np.empty(array.nbytes + 16 + offset, np.uint8)
-    start = -room.ctypes.data % 16 + offset
-    out = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    out[...] = array
-    return out
 
 
 def nearest(kernels, query, database, k, allowed=None, only=None, most=WORKSPACE, **how):

@@ -6,6 +6,7 @@ has no values, so that whatever looks at one fails, as it would wait for a GPU.
 
 import copy
 import pickle
+import re
 import threading
 import warnings
 from unittest import mock
@@ -231,6 +232,31 @@ def test_codes_move_to_a_device_alone_where_they_fit(monkeypatch):
         assert_same(there.search(codes[:9], 7), index.search(codes[:9], 7))
 
 
+@pytest.mark.parametrize("ids", [None, range(5, 105)])
+def test_more_codes_than_an_operation_takes_are_searched_in_slices(monkeypatch, ids):
+    codes = random_codes(100, values=2)
+    index, mask = index_of(codes, ids=ids), np.arange(100) % 3 > 0
+    for most, alone, blocks in (
+        (100, True, [100]),
+        (99, False, [96, 4]),
+        (49, False, [48, 48, 4]),
+        (50, False, [48, 48, 4]),
+    ):
+        for module in (flat, placed):
+            monkeypatch.setattr(module, "MOST_ROWS", most)
+        there = index.to("cpu:0")
+        assert (there._places is None, there.streamed) == (alone, 0)
+        assert blocks_searched(monkeypatch, there) == [(3, n) for n in blocks]
+        for allowed in (None, mask):
+            assert_same(there.search(codes[:9], 30, allowed), index.search(codes[:9], 30, allowed))
+            for radius in (0, 20):
+                assert_same(
+                    there.range_search(codes[:9], radius, allowed),
+                    index.range_search(codes[:9], radius, allowed),
+                )
+    assert there.to("cpu:0", memory=8 * 60).streamed == 44
+
+
 def test_files_are_opened_where_they_fit(tmp_path, monkeypatch):
     codes = random_codes(50)
     index = index_of(codes)
@@ -393,6 +419,10 @@ def test_places_are_checked(monkeypatch):
     ]:
         with pytest.raises(error, match=message):
             index.to(device, memory=memory)
+    for device in (None, 3.5, True, ["cpu", None], ["cpu", False], {"cpu"}):
+        message = f"device is {device!r}; expected a device such as 'cuda:0', or a list of them"
+        with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+            index.to(device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for run in (lambda: index.to("cuda:1"), lambda: IndexBinaryFlat(64, device="cuda:1")):
         with pytest.raises(ValueError, match="device is cuda:1, and torch sees no CUDA GPU here"):

@@ -109,6 +109,28 @@ check("hamming_hits", (query, database, 9, *none, None))
 zeros = torch.zeros(3, 8184, dtype=torch.uint8)
 check("hamming_histogram", (zeros[:1], ~zeros, None, None))
 """
+# Errors of the other versions.
+LIMITS = """
+query, database = codes(3, 2), codes(20, 2)
+database[4] = query[1]
+def refused(message, limits, rows=3, held=20, dtype=torch.int64):
+    limits = torch.tensor(limits, dtype=dtype)
+    try:
+        hamming.range_fill(query[:rows], database[:held], 0, limits, None)
+    except RuntimeError as error:
+        assert str(error) == "hamming_range: " + message
+    else:
+        raise AssertionError(limits)
+refused("limits must be int64 [4]", [0, 0, 1])
+refused("limits must be int64 [4]", [0, 0, 1, 1], dtype=torch.int32)
+for limits in ([1, 1, 2, 2], [-1, 0, 1, 1], [0, 1, 0, 1], [0, 0, 1, -1]):
+    refused("limits must start at 0 and not decrease", limits)
+for limits in ([0, 0, 0, 0], [0, 1, 1, 1], [0, 0, 2, 2]):
+    refused("limits are not those of these codes and this radius", limits)
+refused("limits must start at 0 and not decrease", [1], rows=0)
+refused("limits are not those of these codes and this radius", [0, 0, 1, 1], held=0)
+check("hamming_range", (query, database, 0, torch.tensor([0, 0, 1, 1]), None))
+"""
 # Offsets past 2**31: pages of zeros that nobody touches take no memory.
 FAR = """
 n = 2**31 + 8
@@ -134,6 +156,11 @@ def test_any_data_however_they_are_cut(ops):
 @interpreted
 def test_words_of_any_width_and_far_rows():
     interpret(SETS + WORDS + FAR)
+
+
+@interpreted
+def test_limits_that_do_not_fit_are_refused():
+    interpret(SETS + LIMITS)
 
 
 # The generic tests run CUDA C++, which takes precedence where it is built.

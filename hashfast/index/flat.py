@@ -13,7 +13,7 @@ from hashfast.index.checks import check_k, check_radius, like, warn_if_padded
 from hashfast.index.held import Held
 from hashfast.index.io import FlatFile, read_flat, write_flat
 from hashfast.index.pairs import pairs
-from hashfast.index.placed import Device, Placed, Places, free
+from hashfast.index.placed import MOST_ROWS, Device, Placed, Places, free
 from hashfast.index.with_faiss import copy_from_faiss, copy_to_faiss
 
 _CPU = torch.device("cpu")
@@ -65,15 +65,18 @@ class IndexBinaryFlat(IndexBinary[Held]):
         """The index on another device, or on several; results are the same to the bit.
 
         Like a tensor's `to`, it makes a new index that changes for itself, or returns this one
-        where it is there already. Codes that fit on one device lie there alone, unless `memory` is
-        given. In all other cases the host keeps the codes, and each device searches a part of the
-        rows, of which it keeps what fits; every search copies the others there, block by block,
-        each while the one before is searched (through 256 MiB of the GPU's and of pinned memory;
-        all queries of a call share the copies). `codes` and `pairs` are then the host's.
+        where it is there already. Fewer than 2**32 codes that fit on one device lie there alone,
+        unless `memory` is given. In all other cases the host keeps the codes, and each device
+        searches a part of the rows, of which it keeps what fits; every search copies the others
+        there, block by block, each while the one before is searched (through 256 MiB of the GPU's
+        and of pinned memory; all queries of a call share the copies). `codes` and `pairs` are then
+        the host's.
 
         Codes added to such an index are streamed until a quarter is new, or `to` is called again
         with the same devices; after that, and after codes are removed, the next search places all
-        anew.
+        anew. From the adding until then, ids are looked up on the host. Codes added to those that
+        lie on a GPU alone may copy these into room half as large again, and for a moment both are
+        there: where that does not fit, add before moving, or give `memory`.
 
         Args:
             device: "cuda", "cuda:1", a torch.device, "cpu"; or a list, of which each device takes
@@ -93,7 +96,8 @@ class IndexBinaryFlat(IndexBinary[Held]):
             return self
         other = IndexBinaryFlat(self.d, home)
         alone = len(places.devices) == 1 and memory is None
-        if alone and (held.device == home or held.codes.nbytes + held.ids.nbytes <= free(home)):
+        fits = held.ids.n <= MOST_ROWS and held.codes.nbytes + held.ids.nbytes <= free(home)
+        if alone and (held.device == home or fits):
             other._held = held.to(home)
             return other
         host = held.to(_CPU)

@@ -17,6 +17,7 @@ from hashfast.index.streaming import ALIGNED, stream
 from hashfast.ops.hamming import hamming_range_count_op, hamming_range_op
 
 Device = str | int | torch.device
+MOST_ROWS = 2**32 - 1  # that the CUDA operations search at once, as they number them in 32 bits
 _HEAD_ROOM = 2 << 30  # bytes of a GPU that searches need at least, and a tenth of what is free
 _NEW = 4  # when more than one of so many codes is new, all are placed anew
 T = TypeVar("T")
@@ -35,10 +36,18 @@ class Places(NamedTuple):
     def of(cls, device: Device | Sequence[Device], memory: int | None) -> "Places":
         """Check what `to` is given: TypeError or ValueError where it names no such places."""
         named = [device] if isinstance(device, Device) else device
+        if not isinstance(named, Sequence) or not all(map(_names_device, named)):
+            raise TypeError(
+                f"device is {device!r}; expected a device such as 'cuda:0', or a list of them"
+            )
         if not len(named):
             raise ValueError("device is an empty list; expected a device or a list of them")
         memory = None if memory is None else as_integer(memory, "memory", 0)
         return cls(tuple(map(as_device, named)), memory)
+
+
+def _names_device(value: object) -> bool:
+    return isinstance(value, Device) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -96,8 +105,10 @@ class Part:
     def _blocks(self, codes: Tensor) -> Iterator[tuple[int, Tensor]]:
         """The rows of this part on its device, block by block, with the row each begins with."""
         begin = self.start + len(self.kept)
+        step = MOST_ROWS // ALIGNED * ALIGNED
         if len(self.kept) or not self.streamed:
-            yield self.start, self.kept
+            for first in range(0, max(1, len(self.kept)), step):
+                yield self.start + first, self.kept[first : first + step]
         if self.streamed:
             for first, block in stream(codes[begin : self.stop], self.kept.device):
                 yield begin + first, block
