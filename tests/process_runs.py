@@ -2,9 +2,9 @@
 
 import multiprocessing
 import os
-import socket
 
 import torch
+from torch.distributed import TCPStore
 
 
 def together(world, function, folder, *arguments):
@@ -12,11 +12,12 @@ def together(world, function, folder, *arguments):
     is in rank<r>.txt of the folder."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hashfast.hashing", "pytest", "sklearn.datasets"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    # As torchrun does; a port that is only looked for may be taken before rank 0 listens on it.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes = [
-        context.Process(target=_process, args=(world, rank, port, function, folder, arguments))
+        context.Process(
+            target=_process, args=(world, rank, store.port, function, folder, arguments)
+        )
         for rank in range(world)
     ]
     for process in processes:
@@ -36,6 +37,7 @@ def together(world, function, folder, *arguments):
 def _process(world, rank, port, function, folder, arguments):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     torch.set_num_threads(1)
     try:
         torch.save(function(*arguments), folder / f"rank{rank}.pt")
