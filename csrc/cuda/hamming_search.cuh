@@ -8,7 +8,7 @@
 
 #include <algorithm>
 
-#include "hamming_ordered.cuh"
+#include "hamming_ordered_topk.cuh"
 #include "hamming_sample.cuh"
 #include "hamming_scan_mma.cuh"
 #include "hamming_scan_popc.cuh"

@@ -1,8 +1,7 @@
 // The searches that count distances: tests/test_hamming_ordered_emulated.py.
-#include "hamming_ordered.cuh"
-
 #include "hamming_histogram.cuh"
 #include "hamming_hits.cuh"
+#include "hamming_ordered_topk.cuh"
 #include "hamming_range.cuh"
 
 namespace hashfast {
