@@ -4,9 +4,9 @@
 // [x, ~x] with [y, ~y]. Added to threshold - bits it gives threshold - distance, whose sign says
 // whether the code is near enough; the AND of many such numbers is negative if none is.
 //
-// A block reads a chunk of the database once for all its queries: into planes in shared memory, a
-// plane for each word of [y, ~y] in the order of the product's fragments. Its warps share out the
-// queries, 16 kTiles to a warp, and the rows where there are fewer queries.
+// A block reads a chunk of the database once for all its queries: into planes in shared memory, as
+// the lanes of a product want the words of [y, ~y]. Its warps share out the queries, 16 kTiles to a
+// warp, and the rows where there are fewer queries.
 #pragma once
 
 #include "async_copy.cuh"
