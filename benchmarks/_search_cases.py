@@ -1,9 +1,11 @@
 """Which searches are measured, and the bars they are held against."""
 
+import argparse
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from _rows import Row
@@ -158,3 +160,28 @@ BARS = (
         for q in (16, 512)
     ),
 )
+
+
+def add_options(
+    parser: argparse.ArgumentParser, sets: Iterable[str], axes: Iterable[str], processor: str
+) -> None:
+    """What both searches' benchmarks take: cases, time for each, where rows go."""
+
+    def integer(text: str) -> int:
+        return int(float(text))  # 1e7 is how these numbers are written
+
+    parser.add_argument("--set", choices=sorted(sets), default="bars", help="(default bars)")
+    for axis in axes:
+        parser.add_argument(
+            f"--{axis}", nargs="+", type=integer, help=f"{axis} instead of the set's own"
+        )
+    parser.add_argument("--seconds", type=float, help="for each measurement, in turns")
+    parser.add_argument(
+        "--machine", help=f"name of the results file (default: the {processor}'s model)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="CSV file to append to, instead of results/; without it rows of the small set and of "
+        "changed ones are not kept",
+    )

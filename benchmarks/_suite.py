@@ -17,7 +17,7 @@ from pathlib import Path
 from _rows import ROOT, commit, today
 
 KERNELS = ("test_ops", "test_hamming_cuda")
-FIRST = ("test_index_devices", "test_hamming", "test_index", "test_metrics")
+FIRST = ("test_index_gpu", "test_index_devices", "test_hamming", "test_index", "test_metrics")
 
 
 def imports(path: Path) -> list[str]:

@@ -27,7 +27,7 @@ from _peers import HASHFAST, disagreement
 from _processes import Remote
 from _rows import RESULTS, Row, aligned, append_rows, duration, machine_slug
 from _search import PROVIDERS, Answer, Codes, version
-from _search_cases import BARS, SETS, Case, bar_verdicts, cases
+from _search_cases import BARS, SETS, Case, add_options, bar_verdicts, cases
 from _timing import MIN_ROUNDS, Timing, measure
 
 from hashfast.ops import OPS
@@ -251,26 +251,11 @@ def verdicts(rows: list[Row]) -> list[str]:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    def integer(text: str) -> int:
-        return int(float(text))  # 1e7 is how these numbers are written
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--set", choices=sorted(SETS), default="bars", help="(default bars)")
-    for axis in ("n", "bits", "queries", "k", "threads"):
-        parser.add_argument(
-            f"--{axis}", nargs="+", type=integer, help=f"{axis} instead of the set's own"
-        )
+    add_options(parser, SETS, ("n", "bits", "queries", "k", "threads"), "CPU")
     parser.add_argument("--codes", choices=("random", "learned"), default="random")
-    parser.add_argument("--seconds", type=float, help="for each measurement, in turns")
-    parser.add_argument("--machine", help="name of the results file (default: the CPU's model)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="CSV file to append to, instead of results/; without it rows of the small set and of "
-        "changed ones are not kept",
-    )
     options = parser.parse_args(arguments)
     axes = {axis: getattr(options, axis) for axis in ("n", "bits", "queries", "k", "threads")}
     options.changed = any(axes.values())

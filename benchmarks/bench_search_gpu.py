@@ -23,7 +23,6 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from _bench import GRAPH_CALLS, GRAPH_SHORT_SECONDS, capture, peak_memory_mb, stamp, time_cuda
@@ -51,7 +50,7 @@ from _rows import (
     first_line,
     machine_slug,
 )
-from _search_cases import bar_verdicts
+from _search_cases import add_options, bar_verdicts
 from _timing import MIN_ROUNDS, Timing, measure, time_cpu
 from torch import Tensor
 
@@ -301,27 +300,12 @@ def verdicts(rows: list[Row]) -> list[str]:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    def integer(text: str) -> int:
-        return int(float(text))  # 1e7 is how these numbers are written
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--set", choices=sorted(SETS), default="bars", help="(default bars)")
-    for axis in ("n", "bits", "queries", "k"):
-        parser.add_argument(
-            f"--{axis}", nargs="+", type=integer, help=f"{axis} instead of the set's own"
-        )
+    add_options(parser, SETS, ("n", "bits", "queries", "k"), "GPU")
     parser.add_argument("--codes", nargs="+", choices=KINDS, help="instead of the set's own")
-    parser.add_argument("--seconds", type=float, help="for each measurement, in turns")
     parser.add_argument("--stop", type=float, default=math.inf, help="start no case after so long")
-    parser.add_argument("--machine", help="name of the results file (default: the GPU's model)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="CSV file to append to, instead of results/; without it rows of the small set and of "
-        "changed ones are not kept",
-    )
     options = parser.parse_args(arguments)
     axes = {axis: getattr(options, axis) for axis in ("n", "bits", "queries", "k", "codes")}
     options.changed = any(axes.values())
